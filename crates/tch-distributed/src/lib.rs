@@ -1,0 +1,1 @@
+//! Safe Rust for c10d over tch.

@@ -1,0 +1,29 @@
+//! Names of environment variables.
+
+/// Rank of this process in the whole job, as torchrun sets it.
+pub const RANK: &str = "RANK";
+/// Number of ranks in the job, as torchrun sets it.
+pub const WORLD_SIZE: &str = "WORLD_SIZE";
+/// Rank within this host, and index of the rank's device among the visible ones, as torchrun sets it.
+pub const LOCAL_RANK: &str = "LOCAL_RANK";
+/// Number of ranks on this host, as torchrun sets it.
+pub const LOCAL_WORLD_SIZE: &str = "LOCAL_WORLD_SIZE";
+/// Address at which rank 0 listens, as torchrun sets it.
+pub const MASTER_ADDR: &str = "MASTER_ADDR";
+/// Port on which rank 0 listens, as torchrun sets it.
+pub const MASTER_PORT: &str = "MASTER_PORT";
+
+/// Number of the open descriptor on which a trainer writes its [`crate::Event`]s, one JSON object a line.
+pub const EVENTS_FD: &str = "EVENKEEL_EVENTS_FD";
+/// Path of the job file ([`crate::TrainerJob`] as JSON) inside the container.
+pub const JOB: &str = "EVENKEEL_JOB";
+/// Identifier of the run.
+pub const RUN: &str = "EVENKEEL_RUN";
+/// Number of the launch within the run, from 1.
+pub const GENERATION: &str = "EVENKEEL_GENERATION";
+/// Path of the program that the agent runs with the argument `preflight` before the trainer; absent: no preflight.
+pub const PREFLIGHT: &str = "EVENKEEL_PREFLIGHT";
+/// Seconds that a rank waits for its peers in the preflight and in a process group before it gives up.
+pub const TIMEOUT: &str = "EVENKEEL_TIMEOUT";
+/// `cuda` or `cpu`: what this rank computes on.
+pub const DEVICE: &str = "EVENKEEL_DEVICE";

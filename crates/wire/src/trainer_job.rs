@@ -1,0 +1,53 @@
+//! The job file: all that a trainer must know beyond torchrun's environment. The controller writes it once a
+//! generation; every rank reads the same one.
+
+use std::collections::BTreeMap;
+
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+
+/// What a trainer is to do. Paths are those inside the container.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct TrainerJob {
+    /// [`crate::VERSION`] of the writer.
+    pub version: u32,
+    /// Identifier of the run.
+    pub run: String,
+    /// Launch within the run, from 1.
+    pub generation: u32,
+    /// `cuda` or `cpu`.
+    pub device: String,
+    /// Model: a configuration (`yolov8n.yaml`) or the path of weights.
+    pub model: String,
+    /// Data set.
+    pub data: DataSet,
+    /// Epochs in all.
+    pub epochs: u32,
+    /// Side of the square training image in pixels.
+    pub imgsz: u32,
+    /// Seed of every random choice.
+    pub seed: u64,
+    /// Images per optimizer step over all ranks, T.
+    pub target_batch: u32,
+    /// Micro-batches of one optimizer step, by rank: Σ over all is T.
+    pub micro_batches: Vec<Vec<u32>>,
+    /// Folder for what the trainer leaves behind.
+    pub output: String,
+    /// At most this many training and validation images; absent: all (a quick look uses few).
+    pub max_images: Option<u32>,
+    /// The trainer's own settings (`lr0`, `mosaic`, `amp`, ...), as JSON values.
+    pub args: BTreeMap<String, Value>,
+}
+
+/// A YOLO-format data set, resolved by the controller: folders, image files or lists of image files.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DataSet {
+    /// Root that relative entries of lists refer to.
+    pub path: String,
+    /// Training images.
+    pub train: Vec<String>,
+    /// Validation images.
+    pub val: Vec<String>,
+    /// Class names by index.
+    pub names: BTreeMap<u32, String>,
+}

@@ -1,0 +1,1 @@
+//! The NVML functions that nvml-wrapper calls.
