@@ -1,1 +1,5 @@
-//! Evenkeel's controller.
+//! Evenkeel's controller: from a job file to containers that train, and to the record they leave.
+//!
+//! The modules stand in the order in which data flows through them; docs/architecture.md has the map.
+
+pub mod error;

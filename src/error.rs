@@ -1,0 +1,91 @@
+//! How a failure reaches the person: what happened, why, what to do next, and the exit code.
+
+use std::fmt::Write as _;
+
+/// What ends the process, for whoever called it. The codes are part of the command line's contract.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u8)]
+pub enum ExitCode {
+    /// Everything asked for was done.
+    Done = 0,
+    /// A container of the run failed.
+    TrainingFailed = 1,
+    /// The job or the command line is wrong.
+    BadRequest = 2,
+    /// Docker, a GPU, the driver or the disk is not ready.
+    MachineNotReady = 3,
+    /// Out of memory after every step-down.
+    OutOfMemory = 4,
+    /// State on disk is lost or corrupt.
+    CorruptState = 5,
+    /// Ended by SIGINT.
+    Interrupted = 130,
+    /// Ended by SIGTERM.
+    Terminated = 143,
+}
+
+/// An error that a module has classified: it knows its exit code and, where there is one, the way out.
+///
+/// Modules have error types of their own; each converts into this one at the edge of a command.
+#[derive(Debug)]
+pub struct Failure {
+    code: ExitCode,
+    source: Box<dyn std::error::Error + Send + Sync>,
+    hint: Option<String>,
+}
+
+impl Failure {
+    /// Wraps a module's error.
+    pub fn new(code: ExitCode, source: impl Into<Box<dyn std::error::Error + Send + Sync>>) -> Self {
+        Self { code, source: source.into(), hint: None }
+    }
+
+    /// Adds what the person can do about it.
+    #[must_use]
+    pub fn hint(mut self, hint: impl Into<String>) -> Self {
+        self.hint = Some(hint.into());
+        self
+    }
+
+    /// The process's exit code.
+    #[must_use]
+    pub fn code(&self) -> ExitCode {
+        self.code
+    }
+
+    /// The message as a person reads it: the error, its causes, the hint.
+    #[must_use]
+    pub fn render(&self) -> String {
+        let mut text = format!("error: {}", self.source);
+        let mut last = self.source.to_string();
+        let mut cause = self.source.source();
+        while let Some(error) = cause {
+            let message = error.to_string();
+            // Some libraries repeat the cause in their own message; saying it once is enough.
+            if !last.contains(&message) {
+                let _ = write!(text, "\n  because: {message}");
+            }
+            last = message;
+            cause = error.source();
+        }
+        if let Some(hint) = &self.hint {
+            let _ = write!(text, "\nhint: {hint}");
+        }
+        text
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[derive(Debug, thiserror::Error)]
+    #[error("failed to read job `a.yaml`")]
+    struct Outer(#[source] std::io::Error);
+
+    #[test]
+    fn the_chain_and_the_hint_are_told() {
+        let failure = Failure::new(ExitCode::BadRequest, Outer(std::io::Error::other("no such file"))).hint("write one");
+        assert_eq!(failure.render(), "error: failed to read job `a.yaml`\n  because: no such file\nhint: write one");
+    }
+}
