@@ -5,4 +5,6 @@
 pub mod docker;
 pub mod endpoint;
 pub mod error;
+pub mod event;
 pub mod launch;
+pub mod watch;
