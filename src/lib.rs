@@ -7,4 +7,6 @@ pub mod endpoint;
 pub mod error;
 pub mod event;
 pub mod launch;
+pub mod record;
+pub mod signal;
 pub mod watch;
