@@ -102,7 +102,9 @@ impl Growth {
             let what = inotify::WatchFlags::MODIFY | inotify::WatchFlags::CREATE | inotify::WatchFlags::MOVED_TO;
             inotify::add_watch(&queue, *folder, what)?;
         }
-        Ok(Self { queue: AsyncFd::register(queue)? })
+        // SAFETY: an `OwnedFd` names the same open descriptor until it is dropped, and the `AsyncFd` owns it until then.
+        let queue = unsafe { AsyncFd::register(queue) }?;
+        Ok(Self { queue })
     }
 
     /// Waits until something changed since the last call returned.
