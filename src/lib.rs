@@ -6,6 +6,7 @@ pub mod docker;
 pub mod endpoint;
 pub mod error;
 pub mod event;
+pub mod failure;
 pub mod launch;
 pub mod record;
 pub mod signal;
