@@ -2,4 +2,6 @@
 //!
 //! The modules stand in the order in which data flows through them; docs/architecture.md has the map.
 
+pub mod job;
+pub mod inventory;
 pub mod error;
