@@ -2,6 +2,11 @@
 //!
 //! The modules stand in the order in which data flows through them; docs/architecture.md has the map.
 
-pub mod job;
-pub mod inventory;
+pub mod docker;
+pub mod endpoint;
 pub mod error;
+pub mod event;
+pub mod inventory;
+pub mod job;
+pub mod launch;
+pub mod watch;
