@@ -27,3 +27,5 @@ pub const PREFLIGHT: &str = "EVENKEEL_PREFLIGHT";
 pub const TIMEOUT: &str = "EVENKEEL_TIMEOUT";
 /// `cuda` or `cpu`: what this rank computes on.
 pub const DEVICE: &str = "EVENKEEL_DEVICE";
+/// Folder that the agent uses in place of [`crate::path::ROOT`]; how it is tested without a container.
+pub const ROOT: &str = "EVENKEEL_ROOT";
