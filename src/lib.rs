@@ -2,6 +2,9 @@
 //!
 //! The modules stand in the order in which data flows through them; docs/architecture.md has the map.
 
+pub mod cli;
+pub mod settings;
+pub mod command;
 pub mod job;
 pub mod inventory;
 pub mod launch;
@@ -12,4 +15,6 @@ pub mod watch;
 pub mod signal;
 pub mod failure;
 pub mod record;
+pub mod agent;
+pub mod output;
 pub mod error;

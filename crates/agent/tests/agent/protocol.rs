@@ -141,9 +141,11 @@ fn a_wrong_call_is_refused() {
     let mut without_program = run.command(0, 1, &[]);
     let mut outside = run.command(0, 1, &["true"]);
     outside.env(env::POD_LOCAL_RANK, "1");
-    for (command, reason) in
-        [(&mut without_rank, "`EVENKEEL_POD_RANK` is not set"), (&mut without_program, "usage"), (&mut outside, "LOCAL_RANK")]
-    {
+    for (command, reason) in [
+        (&mut without_rank, "`EVENKEEL_POD_RANK` is not set"),
+        (&mut without_program, "usage"),
+        (&mut outside, "LOCAL_RANK"),
+    ] {
         let output = command.output().expect("the agent starts");
         assert_eq!(output.status.code(), Some(125));
         assert!(String::from_utf8_lossy(&output.stderr).contains(reason), "{output:?}");
