@@ -2,6 +2,7 @@
 //!
 //! The modules stand in the order in which data flows through them; docs/architecture.md has the map.
 
+pub mod dataset;
 pub mod docker;
 pub mod endpoint;
 pub mod error;
