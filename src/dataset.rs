@@ -1,6 +1,17 @@
 //! Data sets: read as they are found in the wild, drawn, or fetched.
 
+pub mod catalog;
+mod error;
+mod mount;
+mod resolve;
+mod scan;
 pub mod shapes;
+pub mod yaml;
+
+pub use error::DataError;
+pub use mount::Mount;
+pub use resolve::{Places, ResolvedData, resolve};
+pub use scan::Count;
 
 /// Bytes as lower-case hexadecimal digits.
 pub(crate) fn hex(bytes: &[u8]) -> String {

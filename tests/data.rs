@@ -2,3 +2,5 @@
 
 #[path = "data/shapes.rs"]
 mod shapes;
+#[path = "data/wild.rs"]
+mod wild;
