@@ -85,7 +85,8 @@ mod tests {
 
     #[test]
     fn the_chain_and_the_hint_are_told() {
-        let failure = Failure::new(ExitCode::BadRequest, Outer(std::io::Error::other("no such file"))).hint("write one");
+        let failure =
+            Failure::new(ExitCode::BadRequest, Outer(std::io::Error::other("no such file"))).hint("write one");
         assert_eq!(failure.render(), "error: failed to read job `a.yaml`\n  because: no such file\nhint: write one");
     }
 }
