@@ -102,8 +102,10 @@ pub struct Image {
     pub size_bytes: u64,
     /// Its labels.
     pub labels: HashMap<String, String>,
-    /// Its entry point and command, one after the other: what it runs when nothing else is said.
-    pub program: Vec<String>,
+    /// First words of what it runs.
+    pub entrypoint: Vec<String>,
+    /// The rest of it, unless a job says something else.
+    pub command: Vec<String>,
 }
 
 /// How a container stands.
@@ -224,13 +226,12 @@ impl Engine {
         match self.docker.inspect_image(name).await.map_err(failed(format!("inspect the image `{name}`"))) {
             Ok(image) => {
                 let config = image.config.unwrap_or_default();
-                let mut program = config.entrypoint.unwrap_or_default();
-                program.extend(config.cmd.unwrap_or_default());
                 Ok(Some(Image {
                     id: image.id.unwrap_or_default(),
                     size_bytes: image.size.and_then(|bytes| u64::try_from(bytes).ok()).unwrap_or(0),
                     labels: config.labels.unwrap_or_default(),
-                    program,
+                    entrypoint: config.entrypoint.unwrap_or_default(),
+                    command: config.cmd.unwrap_or_default(),
                 }))
             }
             Err(error) if error.is_not_found() => Ok(None),
@@ -434,6 +435,9 @@ fn body(spec: &ContainerSpec) -> ContainerCreateBody {
     if spec.memlock {
         ulimits.push(ulimit("memlock", -1));
     }
+    if let Some(bytes) = spec.data_bytes {
+        ulimits.push(ulimit("data", to_i64(bytes)));
+    }
     let gpus = (!spec.gpus.is_empty()).then(|| {
         vec![DeviceRequest {
             driver: Some(String::new()),
@@ -455,8 +459,6 @@ fn body(spec: &ContainerSpec) -> ContainerCreateBody {
         ipc_mode: Some(ipc),
         device_requests: gpus,
         nano_cpus: spec.cpus.map(nano_cpus),
-        memory: spec.memory_bytes.map(to_i64),
-        memory_swap: spec.memory_bytes.map(to_i64),
         ulimits: Some(ulimits),
         security_opt: Some(vec!["no-new-privileges".into()]),
         userns_mode: spec.host_users.then(|| "host".to_owned()),

@@ -2,7 +2,14 @@
 //!
 //! The modules stand in the order in which data flows through them; docs/architecture.md has the map.
 
-pub mod docker;
-pub mod endpoint;
-pub mod error;
+pub mod job;
+pub mod inventory;
 pub mod launch;
+pub mod endpoint;
+pub mod docker;
+pub mod event;
+pub mod watch;
+pub mod signal;
+pub mod failure;
+pub mod record;
+pub mod error;
