@@ -7,6 +7,7 @@ pub mod inventory;
 pub mod launch;
 pub mod endpoint;
 pub mod docker;
+pub mod image;
 pub mod event;
 pub mod watch;
 pub mod signal;
