@@ -2,7 +2,6 @@
 
 use std::collections::BTreeMap;
 use std::fs;
-use std::path::Path;
 use std::time::{Duration, Instant};
 
 use evenkeel::docker::Engine;
@@ -20,9 +19,10 @@ async fn engine() -> Option<Engine> {
     found.inspect_err(|error| println!("skipped: {error}")).ok()
 }
 
-/// This machine's settings, with locks in a folder of the test.
-fn options(cache: &Path) -> Options {
-    Options { cache: cache.into(), settings: Settings::read(&|name| std::env::var(name).ok()), ..Options::default() }
+/// This machine's settings. The locks are those of all tests: two of them must not bootstrap Debian at once.
+fn options() -> Options {
+    let cache = env!("CARGO_TARGET_TMPDIR").into();
+    Options { cache, settings: Settings::read(&|name| std::env::var(name).ok()), ..Options::default() }
 }
 
 /// Prints what is said, for who reads a failed test, and keeps it.
@@ -32,8 +32,10 @@ struct Told(Vec<String>);
 impl Told {
     fn hear(&mut self) -> impl FnMut(Progress) + Send + '_ {
         |progress| {
-            println!("{progress}");
-            self.0.push(progress.to_string());
+            if !matches!(progress, Progress::Layer { .. }) {
+                println!("{progress}");
+                self.0.push(progress.to_string());
+            }
         }
     }
 
@@ -43,8 +45,8 @@ impl Told {
 }
 
 /// A folder with a Dockerfile that starts from our Debian.
-async fn context(engine: &Engine, cache: &Path, steps: &str) -> (tempfile::TempDir, OwnBuild) {
-    let debian = image::ensure(engine, ImageName::Debian, &options(cache), &mut Told::default().hear())
+async fn context(engine: &Engine, steps: &str) -> (tempfile::TempDir, OwnBuild) {
+    let debian = image::ensure(engine, ImageName::Debian, &options(), &mut Told::default().hear())
         .await
         .expect("Debian, from a registry or bootstrapped");
     let folder = tempfile::tempdir().expect("a folder");
@@ -58,8 +60,7 @@ async fn context(engine: &Engine, cache: &Path, steps: &str) -> (tempfile::TempD
 #[tokio::test]
 async fn the_base_is_built_once() {
     let Some(engine) = engine().await else { return };
-    let cache = tempfile::tempdir().expect("a folder");
-    let options = options(cache.path());
+    let options = options();
     let first = image::ensure(&engine, ImageName::Base, &options, &mut Told::default().hear()).await.expect("the base");
     assert_eq!(first.image.labels.get("evenkeel.image").map(String::as_str), Some("base"));
     let mut told = Told::default();
@@ -73,24 +74,20 @@ async fn the_base_is_built_once() {
 #[tokio::test]
 async fn a_job_s_own_image_is_built_once_and_again_when_it_changes() {
     let Some(engine) = engine().await else { return };
-    let cache = tempfile::tempdir().expect("a folder");
-    let (folder, mut build) = context(&engine, cache.path(), "COPY . /own\nRUN echo word=$WORD; cat /own/file").await;
+    let (folder, mut build) = context(&engine, "COPY . /own\nRUN echo word=$WORD; cat /own/file").await;
     fs::write(folder.path().join("file"), "first\n").expect("a file");
     build.args.insert("WORD".into(), "here".into());
     let mut told = Told::default();
-    let first =
-        image::build_own(&engine, &build, &options(cache.path()), &mut told.hear()).await.expect("a built image");
+    let first = image::build_own(&engine, &build, &options(), &mut told.hear()).await.expect("a built image");
     assert!(told.has("word=here") && told.has("first"), "{:?}", told.0);
 
     let mut told = Told::default();
-    let again =
-        image::build_own(&engine, &build, &options(cache.path()), &mut told.hear()).await.expect("the same image");
+    let again = image::build_own(&engine, &build, &options(), &mut told.hear()).await.expect("the same image");
     assert_eq!((&first.name, told.0), (&again.name, Vec::new()));
 
     fs::write(folder.path().join("file"), "second\n").expect("a file");
     let mut told = Told::default();
-    let changed =
-        image::build_own(&engine, &build, &options(cache.path()), &mut told.hear()).await.expect("a built image");
+    let changed = image::build_own(&engine, &build, &options(), &mut told.hear()).await.expect("a built image");
     assert!(told.has("second") && changed.name != first.name);
     for name in [first.name, changed.name] {
         engine.remove_image(&name).await.expect("removed");
@@ -100,12 +97,9 @@ async fn a_job_s_own_image_is_built_once_and_again_when_it_changes() {
 #[tokio::test]
 async fn a_failed_step_is_told_with_its_last_lines() {
     let Some(engine) = engine().await else { return };
-    let cache = tempfile::tempdir().expect("a folder");
-    let (_folder, build) =
-        context(&engine, cache.path(), "RUN echo before >&2; echo from https://me:word@host/; exit 7").await;
-    let error = image::build_own(&engine, &build, &options(cache.path()), &mut Told::default().hear())
-        .await
-        .expect_err("a failed step");
+    let (_folder, build) = context(&engine, "RUN echo before >&2; echo from https://me:word@host/; exit 7").await;
+    let error =
+        image::build_own(&engine, &build, &options(), &mut Told::default().hear()).await.expect_err("a failed step");
     let failure = Failure::from(error);
     let text = failure.render();
     assert_eq!(failure.code(), ExitCode::BadRequest, "the job's own Dockerfile is the job's fault");
@@ -116,15 +110,14 @@ async fn a_failed_step_is_told_with_its_last_lines() {
 #[tokio::test]
 async fn a_dropped_build_ends_on_the_engine() {
     let Some(engine) = engine().await else { return };
-    let cache = tempfile::tempdir().expect("a folder");
-    let (_folder, build) = context(&engine, cache.path(), "RUN echo begun; sleep 600").await;
+    let (_folder, build) = context(&engine, "RUN echo begun; sleep 600").await;
     let (begun, mut hears) = tokio::sync::mpsc::unbounded_channel();
     let mut progress = |progress| {
         if progress == Progress::Line("begun".into()) {
             begun.send(()).expect("heard");
         }
     };
-    let options = options(cache.path());
+    let options = options();
     tokio::select! {
         result = image::build_own(&engine, &build, &options, &mut progress) => panic!("it ended: {result:?}"),
         _ = hears.recv() => {}
@@ -147,9 +140,8 @@ fn sleeping() -> bool {
 #[tokio::test]
 async fn two_builds_of_the_same_image_are_one() {
     let Some(engine) = engine().await else { return };
-    let cache = tempfile::tempdir().expect("a folder");
-    let (_folder, build) = context(&engine, cache.path(), "RUN sleep 1").await;
-    let options = options(cache.path());
+    let (_folder, build) = context(&engine, "RUN sleep 1").await;
+    let options = options();
     let (mut left, mut right) = (Told::default(), Told::default());
     let (mut hear_left, mut hear_right) = (left.hear(), right.hear());
     let (one, two) = tokio::join!(
@@ -178,9 +170,8 @@ async fn an_image_that_nobody_has_is_refused() {
 #[tokio::test]
 async fn a_saved_image_is_found_after_loading() {
     let Some(engine) = engine().await else { return };
-    let cache = tempfile::tempdir().expect("a folder");
-    let (folder, build) = context(&engine, cache.path(), "RUN echo saved > /saved").await;
-    let options = options(cache.path());
+    let (folder, build) = context(&engine, "RUN echo saved > /saved").await;
+    let options = options();
     let built = image::build_own(&engine, &build, &options, &mut Told::default().hear()).await.expect("an image");
     for file in ["images.tar", "images.tar.gz"] {
         let file = folder.path().with_extension(file);

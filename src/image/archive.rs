@@ -40,11 +40,15 @@ pub async fn save(
     let mut out = if zipped { Sink::Gzip(GzEncoder::new(out, Compression::fast())) } else { Sink::Plain(out) };
     let names: Vec<&str> = names.iter().map(String::as_str).collect();
     let mut stream = std::pin::pin!(engine.save(&names));
-    let mut current = 0;
+    const STEP: u64 = 32 << 20;
+    let (mut current, mut told) = (0, 0);
     while let Some(chunk) = stream.try_next().await? {
         out.write_all(&chunk).map_err(fail("write"))?;
         current += chunk.len() as u64;
-        progress(Progress::Layer { id: file.display().to_string(), current, total: total.max(current) });
+        if current - told >= STEP {
+            told = current;
+            progress(Progress::Layer { id: file.display().to_string(), current, total: total.max(current) });
+        }
     }
     out.finish().and_then(|file| file.sync_all()).map_err(fail("write"))?;
     fs::rename(&partial.0, file).map_err(fail("write"))?;
