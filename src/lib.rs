@@ -2,9 +2,14 @@
 //!
 //! The modules stand in the order in which data flows through them; docs/architecture.md has the map.
 
+pub mod cli;
+pub mod settings;
+pub mod command;
 pub mod job;
+pub mod dataset;
 pub mod inventory;
 pub mod launch;
+pub mod agent;
 pub mod endpoint;
 pub mod docker;
 pub mod image;
@@ -13,4 +18,5 @@ pub mod watch;
 pub mod signal;
 pub mod failure;
 pub mod record;
+pub mod output;
 pub mod error;

@@ -1,11 +1,12 @@
 //! The run's directory: what a team keeps of a training.
 
 use std::fs::{File, OpenOptions};
-use std::io::{self, Write};
+use std::io::{self, Read, Seek, Write};
 use std::path::{Path, PathBuf};
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use serde_json::{Value, json};
+use sha2::{Digest, Sha256};
 
 /// A run's directory, `<runs>/<name>/<id>`.
 #[derive(Clone, Debug)]
@@ -161,6 +162,36 @@ impl Journal {
         let line = format!("{value}\n");
         self.file.write_all(line.as_bytes()).map_err(|source| RecordError { path: self.path.clone(), source })
     }
+}
+
+/// What a log on disk is.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct LogDigest {
+    /// Bytes.
+    pub bytes: u64,
+    /// SHA-256 of them, in hexadecimal.
+    pub sha256: String,
+}
+
+/// Reads a log through. One that does not exist is empty.
+pub fn log_digest(path: &Path) -> io::Result<LogDigest> {
+    let mut hasher = Sha256::new();
+    let bytes = match File::open(path) {
+        Ok(mut file) => io::copy(&mut file, &mut hasher)?,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => 0,
+        Err(error) => return Err(error),
+    };
+    Ok(LogDigest { bytes, sha256: hasher.finalize().iter().map(|byte| format!("{byte:02x}")).collect() })
+}
+
+/// The last bytes of a file, at most `count`.
+pub fn last_bytes(path: &Path, count: u64) -> io::Result<Vec<u8>> {
+    let mut file = File::open(path)?;
+    let length = file.metadata()?.len();
+    file.seek(io::SeekFrom::Start(length.saturating_sub(count)))?;
+    let mut bytes = Vec::new();
+    file.take(count).read_to_end(&mut bytes)?;
+    Ok(bytes)
 }
 
 /// `20261124-034501`, in UTC: sorts by time and needs no quoting.

@@ -35,3 +35,5 @@ pub const POD_RANK: &str = "EVENKEEL_POD_RANK";
 pub const POD_LOCAL_RANK: &str = "EVENKEEL_POD_LOCAL_RANK";
 /// Number of containers in the pod. For the agent alone.
 pub const POD_LOCAL_SIZE: &str = "EVENKEEL_POD_LOCAL_SIZE";
+/// Folder that the agent uses in place of [`crate::path::ROOT`]; how it is tested without a container.
+pub const ROOT: &str = "EVENKEEL_ROOT";
