@@ -12,6 +12,7 @@ pub mod launch;
 pub mod agent;
 pub mod endpoint;
 pub mod docker;
+pub mod image;
 pub mod event;
 pub mod watch;
 pub mod signal;
