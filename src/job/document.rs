@@ -22,7 +22,7 @@ const DEEPEST: usize = 32;
 pub(super) struct Document {
     /// The file, for messages.
     pub file: PathBuf,
-    /// Its text.
+    /// Its text, without a byte order mark.
     pub source: String,
     /// Its values.
     pub value: Value,
@@ -75,6 +75,8 @@ pub(super) fn item(path: &str, index: usize) -> String {
 impl Document {
     /// Parses the text of a job file.
     pub fn parse(file: PathBuf, source: String) -> Result<Self, JobError> {
+        // libyaml counts the mark as a column of the first line, which then seems indented.
+        let source = source.strip_prefix('\u{feff}').map(str::to_owned).unwrap_or(source);
         let mut document = Self { file, source, value: Value::Null, spots: HashMap::new(), overrides: BTreeMap::new() };
         document.spots = Walk::over(&document)?;
         let value = serde_yaml::from_str(&document.source).map_err(|error| document.unreadable(&error))?;
@@ -113,8 +115,7 @@ impl Document {
 
     fn place(&self, range: Range) -> Place {
         let text = self.source.lines().nth(range.line.saturating_sub(1)).unwrap_or_default();
-        let text = text.strip_prefix('\u{feff}').unwrap_or(text).to_owned();
-        Place::Line { line: range.line, column: range.column, width: range.width, text }
+        Place::Line { line: range.line, column: range.column, width: range.width, text: text.to_owned() }
     }
 
     fn at(&self, range: Range, message: String) -> Invalid {
