@@ -6,7 +6,7 @@ use serde_yaml::Value;
 use super::compose;
 use super::cursor::Cursor;
 use super::error::{JobError, printable};
-use crate::inventory::{CpuShare, DeviceRequest, GpuName};
+use crate::inventory::{CpuRequest, DeviceRequest, GpuRef};
 
 /// Devices of a job at most.
 const MOST: u32 = 1024;
@@ -22,7 +22,7 @@ pub(super) fn read(root: &Cursor<'_>) -> Result<DeviceRequest, JobError> {
             invalid.hint = Some("`gpus: 2` means any two free ones; `device` names them; keep one of the two".into());
             Err(invalid.into())
         }
-        (None, Some(gpus)) => Ok(DeviceRequest::Count(gpus.whole32(1..=MOST, "GPUs")?)),
+        (None, Some(gpus)) => Ok(DeviceRequest::AnyGpus(gpus.whole32(1..=MOST, "GPUs")?)),
         (Some(device), None) => request(&device),
         (None, None) => Ok(DeviceRequest::Auto),
     }
@@ -47,12 +47,12 @@ fn word(at: &Cursor<'_>, text: &str) -> Result<DeviceRequest, JobError> {
         return Ok(DeviceRequest::Auto);
     }
     if text == "cpu" {
-        return Ok(DeviceRequest::Cpus(vec![CpuShare { cpus: None, memory: None }]));
+        return Ok(DeviceRequest::Cpus(1));
     }
     if let Some(count) = text.strip_prefix("cpu:") {
         let count = count.parse().ok().filter(|count| (1..=MOST).contains(count));
         let count = count.ok_or_else(|| at.wrong(format!("`cpu:N` with N from 1 to {MOST}")))?;
-        return Ok(DeviceRequest::Cpus(vec![CpuShare { cpus: None, memory: None }; count as usize]));
+        return Ok(DeviceRequest::Cpus(count));
     }
     if matches!(text.split(':').next(), Some("mps" | "xpu" | "npu" | "tpu" | "rocm")) {
         return Err(at.refuse(format!("device `{}` is not supported, expected {EXPECTED}", printable(text))).into());
@@ -61,9 +61,9 @@ fn word(at: &Cursor<'_>, text: &str) -> Result<DeviceRequest, JobError> {
     let names = text.split(',').map(str::trim);
     let gpus = names
         .map(|name| match name.strip_prefix("cuda:").unwrap_or(name) {
-            name if is_uuid(name) => Some(GpuName::Uuid(name.to_owned())),
+            name if is_uuid(name) => Some(GpuRef::Uuid(name.to_owned())),
             name if name.bytes().all(|byte| byte.is_ascii_digit()) => {
-                name.parse().ok().filter(|index| *index < MOST).map(GpuName::Index)
+                name.parse().ok().filter(|index| *index < MOST).map(GpuRef::Index)
             }
             _ => None,
         })
@@ -79,7 +79,7 @@ fn list(at: &Cursor<'_>) -> Result<DeviceRequest, JobError> {
     }
     let cpus = items.iter().filter(|item| item.value.is_mapping()).count();
     if cpus == items.len() {
-        return items.iter().map(cpu).collect::<Result<_, _>>().map(DeviceRequest::Cpus);
+        return items.iter().map(cpu).collect::<Result<_, _>>().map(DeviceRequest::CpuList);
     }
     if cpus > 0 {
         return Err(at.refuse(format!("`{}` mixes GPUs and CPU devices", at.path)).into());
@@ -88,26 +88,26 @@ fn list(at: &Cursor<'_>) -> Result<DeviceRequest, JobError> {
         .iter()
         .map(|item| match item.value {
             Value::Number(_) => index(item),
-            Value::String(text) if is_uuid(text) => Ok(GpuName::Uuid(text.clone())),
+            Value::String(text) if is_uuid(text) => Ok(GpuRef::Uuid(text.clone())),
             _ => Err(item.wrong("the index or the UUID of a GPU").into()),
         })
         .collect::<Result<_, _>>()?;
     distinct(at, gpus)
 }
 
-fn distinct(at: &Cursor<'_>, gpus: Vec<GpuName>) -> Result<DeviceRequest, JobError> {
+fn distinct(at: &Cursor<'_>, gpus: Vec<GpuRef>) -> Result<DeviceRequest, JobError> {
     let twice = gpus.iter().enumerate().find(|(position, gpu)| gpus[..*position].contains(gpu));
     if let Some((_, gpu)) = twice {
-        return Err(at.refuse(format!("GPU `{}` is named twice", write_gpu(gpu))).into());
+        return Err(at.refuse(format!("GPU `{}` is named twice", printable(&gpu.to_string()))).into());
     }
     Ok(DeviceRequest::Gpus(gpus))
 }
 
-fn index(at: &Cursor<'_>) -> Result<GpuName, JobError> {
-    at.whole32(0..=MOST - 1, "the index of a GPU in nvidia-smi's order").map(GpuName::Index)
+fn index(at: &Cursor<'_>) -> Result<GpuRef, JobError> {
+    at.whole32(0..=MOST - 1, "the index of a GPU in nvidia-smi's order").map(GpuRef::Index)
 }
 
-fn cpu(at: &Cursor<'_>) -> Result<CpuShare, JobError> {
+fn cpu(at: &Cursor<'_>) -> Result<CpuRequest, JobError> {
     at.only("a CPU device", &["cpu", "memory"], |_, _| None)?;
     let cpus = match at.get("cpu") {
         Some(share) => {
@@ -116,8 +116,8 @@ fn cpu(at: &Cursor<'_>) -> Result<CpuShare, JobError> {
         }
         None => None,
     };
-    let memory = at.get("memory").map(|memory| compose::size(&memory)).transpose()?;
-    Ok(CpuShare { cpus, memory })
+    let memory_bytes = at.get("memory").map(|memory| compose::size(&memory)).transpose()?;
+    Ok(CpuRequest { cpus, memory_bytes })
 }
 
 fn is_uuid(text: &str) -> bool {
@@ -133,27 +133,18 @@ fn is_uuid(text: &str) -> bool {
 pub(super) fn write(request: &DeviceRequest) -> (&'static str, Json) {
     let value = match request {
         DeviceRequest::Auto => json!("auto"),
-        DeviceRequest::Count(count) => return ("gpus", json!(count)),
+        DeviceRequest::AnyGpus(count) => return ("gpus", json!(count)),
         DeviceRequest::Gpus(gpus) => gpus
             .iter()
             .map(|gpu| match gpu {
-                GpuName::Index(index) => json!(index),
-                GpuName::Uuid(uuid) => json!(uuid),
+                GpuRef::Index(index) => json!(index),
+                GpuRef::Uuid(uuid) => json!(uuid),
             })
             .collect(),
-        DeviceRequest::Cpus(cpus) if cpus.iter().all(|share| share.cpus.is_none() && share.memory.is_none()) => {
-            json!(format!("cpu:{}", cpus.len()))
-        }
-        DeviceRequest::Cpus(cpus) => {
-            cpus.iter().map(|share| json!({"cpu": share.cpus, "memory": share.memory})).collect()
+        DeviceRequest::Cpus(count) => json!(format!("cpu:{count}")),
+        DeviceRequest::CpuList(cpus) => {
+            cpus.iter().map(|share| json!({"cpu": share.cpus, "memory": share.memory_bytes})).collect()
         }
     };
     ("device", value)
-}
-
-fn write_gpu(gpu: &GpuName) -> String {
-    match gpu {
-        GpuName::Index(index) => index.to_string(),
-        GpuName::Uuid(uuid) => printable(uuid),
-    }
 }

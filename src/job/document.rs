@@ -130,7 +130,12 @@ impl Document {
             let hint = if indent.contains('\t') {
                 Some("indent with spaces; YAML has no tabs there")
             } else if message.contains("mapping values are not allowed") {
-                Some("put a value that holds `: ` into quotes")
+                // One colon in the line: the value is no problem, so the key must stand where none can.
+                Some(if text.matches(": ").count() > 1 {
+                    "put a value that holds `: ` into quotes"
+                } else {
+                    "keys of one level begin in the same column: compare this line with the ones above"
+                })
             } else if text.trim_start().starts_with(['@', '`', '%']) || text.contains(": @") || text.contains(": `") {
                 Some("put a value that begins with `@`, `` ` `` or `%` into quotes")
             } else {
@@ -144,6 +149,11 @@ impl Document {
     fn unreadable(&self, error: &serde_yaml::Error) -> JobError {
         let whole = error.to_string();
         let message = printable(whole.split(" at line ").next().unwrap_or(&whole));
+        let message = match &*message {
+            "repetition limit exceeded" => "aliases repeat too much".to_owned(),
+            _ if message.contains("invalid type: integer") => "a number that is too large".to_owned(),
+            _ => message,
+        };
         match error.location() {
             Some(location) => self.not_yaml(location.line(), location.column(), &message),
             None => self.wrong_value("", format!("not YAML: {message}")).into(),
