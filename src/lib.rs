@@ -9,4 +9,5 @@ pub mod event;
 pub mod inventory;
 pub mod job;
 pub mod launch;
+pub mod plan;
 pub mod watch;
