@@ -8,6 +8,7 @@ pub mod command;
 pub mod job;
 pub mod dataset;
 pub mod inventory;
+pub mod plan;
 pub mod launch;
 pub mod agent;
 pub mod endpoint;
