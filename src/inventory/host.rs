@@ -42,7 +42,8 @@ fn total_memory(meminfo: &str) -> Option<u64> {
 pub fn process(pid: u32) -> (Option<String>, Option<String>) {
     let folder = format!("/proc/{pid}");
     let name = std::fs::read_to_string(format!("{folder}/comm")).ok().map(|text| text.trim_end().to_owned());
-    let user = std::fs::metadata(&folder).ok().map(|folder| user(folder.uid()).unwrap_or_else(|| folder.uid().to_string()));
+    let user =
+        std::fs::metadata(&folder).ok().map(|folder| user(folder.uid()).unwrap_or_else(|| folder.uid().to_string()));
     (name, user)
 }
 

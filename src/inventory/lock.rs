@@ -89,7 +89,9 @@ pub enum LockError {
 impl From<LockError> for Failure {
     fn from(error: LockError) -> Self {
         let hint = match &error {
-            LockError::Held { .. } => "wait for that run, or stop it with `evenkeel stop`; `evenkeel devices` shows what is free",
+            LockError::Held { .. } => {
+                "wait for that run, or stop it with `evenkeel stop`; `evenkeel devices` shows what is free"
+            }
             LockError::Directory { .. } | LockError::File { .. } => {
                 "the folder must be one that every user may write to (mode 1777); `EVENKEEL_LOCKS` names another"
             }
@@ -167,7 +169,8 @@ pub fn mark(inventory: &mut Inventory, directory: &Path) {
 #[must_use]
 pub fn default_directory() -> PathBuf {
     let shared = rustix::fs::stat(SHARED_PARENT).is_ok_and(|stat| {
-        FileType::from_raw_mode(stat.st_mode) == FileType::Directory && Mode::from_raw_mode(stat.st_mode).contains(Mode::WOTH)
+        FileType::from_raw_mode(stat.st_mode) == FileType::Directory
+            && Mode::from_raw_mode(stat.st_mode).contains(Mode::WOTH)
     });
     match shared {
         true => Path::new(SHARED_PARENT).join("evenkeel"),

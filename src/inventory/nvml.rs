@@ -48,7 +48,9 @@ fn open(library: Option<&Path>) -> Result<Nvml, String> {
         match Nvml::builder().lib_path(name).init() {
             Ok(nvml) => return Ok(nvml),
             Err(error @ NvmlError::LibloadingError(_)) => last = Some(error),
-            Err(error) => return Err(format!("the GPUs of this machine cannot be used: NVML says {}", explained(&error))),
+            Err(error) => {
+                return Err(format!("the GPUs of this machine cannot be used: NVML says {}", explained(&error)));
+            }
         }
     }
     Err(match (library, last) {

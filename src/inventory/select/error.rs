@@ -131,13 +131,19 @@ impl SelectError {
             Self::Busy { .. } => "wait for it, or name another with `device=`; `device=auto` takes every free one; \
                                   `--allow-busy` shares this one"
                 .to_owned(),
-            Self::Held { .. } => "wait for that run, or stop it with `evenkeel stop`; `device=auto` takes every free card".to_owned(),
+            Self::Held { .. } => {
+                "wait for that run, or stop it with `evenkeel stop`; `device=auto` takes every free card".to_owned()
+            }
             Self::Split { instances, .. } => match instances.first() {
                 Some(first) => format!("name one of its instances: `device={first}`"),
-                None => "make an instance with `nvidia-smi mig -cgi`, or turn MIG off with `nvidia-smi -mig 0`".to_owned(),
+                None => {
+                    "make an instance with `nvidia-smi mig -cgi`, or turn MIG off with `nvidia-smi -mig 0`".to_owned()
+                }
             },
             Self::ManyInstances => "name one instance, or whole GPUs only".to_owned(),
-            Self::NoUuid { .. } => "`nvidia-smi` may say more; a card that has fallen off the bus needs a reboot".to_owned(),
+            Self::NoUuid { .. } => {
+                "`nvidia-smi` may say more; a card that has fallen off the bus needs a reboot".to_owned()
+            }
             Self::NotEnough { free: 0, .. } | Self::NoneFree { .. } => {
                 "wait, name a card with `device=` and `--allow-busy`, or train on `device=cpu:2`".to_owned()
             }
