@@ -12,16 +12,7 @@ use std::process::{Command, Output};
 /// Takes this program in place of building one: for packagers, and for machines without a static C library.
 const PREBUILT: &str = "EVENKEEL_AGENT_PREBUILT";
 /// What the archive holds, relative to this folder.
-const PACKED: [&str; 8] = [
-    "Cargo.lock",
-    "Cargo.toml",
-    "build.rs",
-    "crates/agent",
-    "crates/tch-distributed",
-    "crates/trainer",
-    "crates/wire",
-    "images",
-];
+const PACKED: [&str; 5] = ["Cargo.lock", "Cargo.toml", "crates", "images", "rustfmt.toml"];
 /// What running a program leaves behind in those folders.
 const LEFT_OUT: [&str; 4] = ["target", "__pycache__", ".pytest_cache", ".venv"];
 

@@ -1,6 +1,5 @@
 //! provisional
 use std::collections::BTreeMap;
-use std::path::PathBuf;
 use std::time::Duration;
 
 use crate::cli::JobArgs;
@@ -91,7 +90,7 @@ impl Prepared {
     pub fn rank_devices(&self) -> Vec<RankDevice> {
         vec![RankDevice { threads: 1, ..Default::default() }; 2]
     }
-    pub fn data_mounts(&self) -> Vec<PathBuf> {
+    pub fn data_mounts(&self) -> Vec<crate::launch::Mount> {
         vec![]
     }
     pub fn master_port(&self) -> u16 {
