@@ -27,7 +27,7 @@ pub fn read() -> Host {
             None
         }
     };
-    let name = rustix::system::uname().nodename().to_str().ok().map(str::to_owned);
+    let name = std::fs::read_to_string("/proc/sys/kernel/hostname").ok().map(|text| text.trim().to_owned());
     Host { name, cpus, memory_bytes, unreadable, ..Host::default() }
 }
 

@@ -58,10 +58,10 @@ impl NotReady {
         match self {
             Self::DriverTooOld { needed, .. } => format!(
                 "install driver {needed} or newer (`sudo apt install nvidia-driver` where it is packaged), or build the images \
-                 for an older CUDA with the build argument `TORCH_FLAVOUR=cu126`"
+                 for an older CUDA with the build argument `TORCH_FLAVOUR` (images/README.md)"
             ),
             Self::CardTooOld { .. } => {
-                "build the images for an older CUDA with the build argument `TORCH_FLAVOUR=cu126`, \
+                "build the images for an older CUDA with the build argument `TORCH_FLAVOUR` (images/README.md), \
                                         leave the card out with `device=`, or train on `device=cpu:2`"
                     .to_owned()
             }
