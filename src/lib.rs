@@ -2,12 +2,22 @@
 //!
 //! The modules stand in the order in which data flows through them; docs/architecture.md has the map.
 
-pub mod docker;
-pub mod endpoint;
-pub mod error;
-pub mod event;
-pub mod inventory;
+pub mod cli;
+pub mod settings;
+pub mod command;
 pub mod job;
+pub mod dataset;
+pub mod inventory;
 pub mod launch;
 pub mod plan;
+pub mod agent;
+pub mod endpoint;
+pub mod docker;
+pub mod image;
+pub mod event;
 pub mod watch;
+pub mod signal;
+pub mod failure;
+pub mod record;
+pub mod output;
+pub mod error;
