@@ -1,166 +1,281 @@
-//! What a job may ask for, and what it gets.
+//! Hosts and their devices: what was found ([`Inventory`]), what is wanted ([`DeviceRequest`]), what is taken
+//! ([`select()`]).
+//!
+//! The types and decisions are pure. Three files below touch the world: `nvml.rs` asks NVIDIA's library, `host.rs` the
+//! kernel, `lock.rs` keeps two runs from one card.
 
-use std::fmt;
-use std::str::FromStr;
+mod device;
+pub mod host;
+pub mod lock;
+pub mod nvml;
+pub mod ready;
+pub mod render;
+mod select;
+
+use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
-/// Which devices a job wants.
-#[derive(Clone, Debug, PartialEq)]
-pub enum DeviceRequest {
-    /// Every free GPU; on a machine without one, CPU devices.
-    Auto,
-    /// These GPUs, in this order; at least one.
-    Gpus(Vec<GpuRef>),
-    /// Any free GPUs, this many.
-    AnyGpus(u32),
-    /// CPU devices that share the host's processors equally, this many. `cpu` is one.
-    Cpus(u32),
-    /// CPU devices with a size each; at least one.
-    CpuList(Vec<CpuRequest>),
-}
+pub use device::{CpuShare, Device, DeviceId, DeviceRequest, GpuName};
+pub use select::{SelectError, SelectOptions, Selection, availability, select};
 
-/// A GPU by name.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum GpuRef {
-    /// Number in the order of nvidia-smi.
-    Index(u32),
-    /// UUID of a GPU or a MIG instance, or the beginning of one.
-    Uuid(String),
-}
+/// Version of the inventory's JSON.
+pub const VERSION: u32 = 1;
 
-impl fmt::Display for GpuRef {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Index(index) => write!(f, "{index}"),
-            Self::Uuid(uuid) => f.write_str(uuid),
-        }
-    }
-}
+/// Why a field has no value, by the field's name. What could not be read is absent and named here; it is never 0.
+pub type Unreadable = BTreeMap<String, String>;
 
-/// A CPU device of a given size.
-#[derive(Clone, Copy, Debug, Default, PartialEq)]
-pub struct CpuRequest {
-    /// Processors that it may use; absent: an equal share of what the others leave.
-    pub cpus: Option<f64>,
-    /// Memory that it may use, in bytes; absent: no cap.
-    pub memory_bytes: Option<u64>,
-}
-
-/// A text that names no device.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("`{0}` names no device")]
-pub struct ParseDeviceError(pub String);
-
-impl ParseDeviceError {
-    /// What to write instead.
-    pub const HINT: &str =
-        "`auto`, a GPU's number as in nvidia-smi (`0` or `0,1`), its UUID (`GPU-…`), `cpu` or `cpu:2`";
-}
-
-impl FromStr for DeviceRequest {
-    type Err = ParseDeviceError;
-
-    /// Reads `auto`, `cpu`, `cpu:2`, `0`, `0,1`, `cuda:0`, `GPU-…`; lists may be in brackets.
-    fn from_str(text: &str) -> Result<Self, ParseDeviceError> {
-        let error = || ParseDeviceError(text.to_owned());
-        let trimmed = text.trim();
-        match trimmed {
-            "auto" => return Ok(Self::Auto),
-            "cpu" => return Ok(Self::Cpus(1)),
-            _ => {}
-        }
-        if let Some(count) = trimmed.strip_prefix("cpu:") {
-            return match count.parse() {
-                Ok(count) if count > 0 => Ok(Self::Cpus(count)),
-                _ => Err(error()),
-            };
-        }
-        let list = trimmed.strip_prefix('[').and_then(|rest| rest.strip_suffix(']')).unwrap_or(trimmed);
-        let gpus: Option<Vec<GpuRef>> = list.split(',').map(|entry| entry.parse().ok()).collect();
-        gpus.map(Self::Gpus).ok_or_else(error)
-    }
-}
-
-impl FromStr for GpuRef {
-    type Err = ParseDeviceError;
-
-    fn from_str(text: &str) -> Result<Self, ParseDeviceError> {
-        let trimmed = text.trim();
-        let number = trimmed.strip_prefix("cuda:").unwrap_or(trimmed);
-        if let Ok(index) = number.parse() {
-            return Ok(Self::Index(index));
-        }
-        let is_uuid = trimmed.starts_with("GPU-") || trimmed.starts_with("MIG-");
-        match is_uuid && trimmed.len() > 4 {
-            true => Ok(Self::Uuid(trimmed.to_owned())),
-            false => Err(ParseDeviceError(text.to_owned())),
-        }
-    }
-}
-
-/// A device that a rank computes on.
+/// A machine and its GPUs at one moment.
+///
+/// `evenkeel devices --json` prints one and `evenkeel plan --inventory FILE` reads it. A field that is absent in a file
+/// is unknown.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-pub struct Device {
-    /// Which one.
-    pub id: DeviceId,
-    /// What a person calls it.
-    pub name: String,
-    /// Bytes that training may count on: a GPU's free memory, a CPU device's cap or else its share of the host's memory.
-    /// Absent where it could not be read.
-    pub memory_budget_bytes: Option<u64>,
-    /// Bytes that a CPU device is held to; absent on a GPU and where the job set none.
-    pub memory_cap_bytes: Option<u64>,
-    /// Processors of a CPU device, of which it may be a fraction; absent on a GPU.
-    pub cpus: Option<f64>,
-    /// Generation of a GPU's processors; absent on a CPU device and where it could not be read.
-    pub compute_capability: Option<(u32, u32)>,
+pub struct Inventory {
+    /// Always [`VERSION`].
+    pub version: u32,
+    /// The machine.
+    pub host: Host,
+    /// Its GPUs, in the order of nvidia-smi.
+    #[serde(default)]
+    pub gpus: Vec<Gpu>,
+    /// Why there are no GPUs, as a sentence.
+    #[serde(default)]
+    pub note: Option<String>,
 }
 
-impl Device {
-    /// Threads that a CPU device computes with: its whole processors, at least one. None for a GPU.
+impl Inventory {
+    /// An inventory of a machine on which no GPU was found, and the sentence that says why.
     #[must_use]
-    pub fn threads(&self) -> Option<u32> {
-        // A share is at most the processors of one host, far below where the conversion would cut.
-        #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "a small positive number")]
-        self.cpus.map(|cpus| (cpus as u32).max(1))
+    pub fn without_gpus(host: Host, note: impl Into<String>) -> Self {
+        Self { version: VERSION, host, gpus: Vec::new(), note: Some(note.into()) }
+    }
+
+    /// Reads an inventory as `evenkeel devices --json` prints it.
+    ///
+    /// # Errors
+    ///
+    /// The text is no inventory, or one of another version.
+    pub fn from_json(text: &str) -> Result<Self, InventoryError> {
+        let inventory: Self = serde_json::from_str(text)?;
+        if inventory.version != VERSION {
+            return Err(InventoryError::Version(inventory.version));
+        }
+        Ok(inventory)
     }
 }
 
-/// Name of a device; as text `GPU-4f…`, `MIG-…` or `cpu:0`.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum DeviceId {
-    /// A whole GPU, or a MIG instance of one.
-    Gpu {
-        /// Number of the card in the order of nvidia-smi.
-        index: u32,
-        /// `GPU-…`, or `MIG-…` for an instance.
-        uuid: String,
-    },
-    /// A part of the host's processors.
-    Cpu {
-        /// Number within the job.
-        index: u32,
-    },
+/// Why a text is no inventory.
+#[derive(Debug, thiserror::Error)]
+pub enum InventoryError {
+    /// It is not JSON, or lacks a field, or has one too many.
+    #[error("not an inventory")]
+    Invalid(#[from] serde_json::Error),
+    /// It was written by another version.
+    #[error("inventory of version {0}, where version {VERSION} is understood")]
+    Version(u32),
 }
 
-impl DeviceId {
-    /// The UUID of a GPU.
+/// A machine.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Host {
+    /// Its name in the network.
+    #[serde(default)]
+    pub name: Option<String>,
+    /// Processors that programs may use; at least 1.
+    pub cpus: u32,
+    /// Memory in bytes.
+    #[serde(default)]
+    pub memory_bytes: Option<u64>,
+    /// Version of NVIDIA's kernel driver, such as `580.95.05`.
+    #[serde(default)]
+    pub driver: Option<String>,
+    /// The newest CUDA that the driver can run.
+    #[serde(default)]
+    pub cuda_driver: Option<CudaVersion>,
+    /// Version of NVML.
+    #[serde(default)]
+    pub nvml: Option<String>,
+    /// Why a field above is absent.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub unreadable: Unreadable,
+}
+
+/// A version of CUDA.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct CudaVersion {
+    /// The 13 of 13.0.
+    pub major: u32,
+    /// The 0 of 13.0.
+    pub minor: u32,
+}
+
+impl std::fmt::Display for CudaVersion {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{}.{}", self.major, self.minor)
+    }
+}
+
+/// A GPU, or an instance of one that MIG has split.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Gpu {
+    /// Number in the order of nvidia-smi; of a MIG instance, its number on the card.
+    pub index: u32,
+    /// `GPU-…` or `MIG-…`. Without it the card cannot be used.
+    #[serde(default)]
+    pub uuid: Option<String>,
+    /// The product's name.
+    #[serde(default)]
+    pub name: Option<String>,
+    /// Its memory.
+    #[serde(default)]
+    pub memory: Option<Memory>,
+    /// Generation of its processors.
+    #[serde(default)]
+    pub compute_capability: Option<ComputeCapability>,
+    /// Whether it is split.
+    #[serde(default)]
+    pub mig: Option<Mig>,
+    /// Programs that compute on it.
+    #[serde(default)]
+    pub compute_processes: Option<Vec<Process>>,
+    /// Programs that draw with it.
+    #[serde(default)]
+    pub graphics_processes: Option<Vec<Process>>,
+    /// Whether a screen is driven by it.
+    #[serde(default)]
+    pub display_active: Option<bool>,
+    /// The run that holds its lock.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub held_by: Option<lock::Holder>,
+    /// Why a field above is absent.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub unreadable: Unreadable,
+}
+
+impl Gpu {
+    /// How messages call it: `GPU 0 (NVIDIA A100)`.
     #[must_use]
-    pub fn uuid(&self) -> Option<&str> {
-        match self {
-            Self::Gpu { uuid, .. } => Some(uuid),
-            Self::Cpu { .. } => None,
+    pub fn label(&self) -> String {
+        match &self.name {
+            Some(name) => format!("GPU {} ({name})", self.index),
+            None => format!("GPU {}", self.index),
+        }
+    }
+
+    /// Its instances, if it is split.
+    #[must_use]
+    pub fn instances(&self) -> &[Gpu] {
+        match &self.mig {
+            Some(Mig::Enabled { instances }) => instances,
+            _ => &[],
         }
     }
 }
 
-impl fmt::Display for DeviceId {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Gpu { uuid, .. } => f.write_str(uuid),
-            Self::Cpu { index } => write!(f, "cpu:{index}"),
-        }
+/// Memory of a GPU.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Memory {
+    /// All of it, in bytes.
+    pub total_bytes: u64,
+    /// What nobody uses, in bytes.
+    pub free_bytes: u64,
+}
+
+/// Generation of a GPU's processors, such as 8.6.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ComputeCapability {
+    /// The 8 of 8.6.
+    pub major: u32,
+    /// The 6 of 8.6.
+    pub minor: u32,
+}
+
+impl std::fmt::Display for ComputeCapability {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{}.{}", self.major, self.minor)
     }
+}
+
+/// Whether a GPU is split into instances.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(tag = "mode", rename_all = "snake_case", deny_unknown_fields)]
+pub enum Mig {
+    /// It cannot be.
+    NotSupported,
+    /// It could be.
+    Disabled,
+    /// It is: the card itself takes no work, each instance is a device.
+    Enabled {
+        /// The instances; none when MIG is on and nobody has made any.
+        instances: Vec<Gpu>,
+    },
+}
+
+/// A program on a GPU.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Process {
+    /// Its number on the host.
+    pub pid: u32,
+    /// Memory of the GPU that it uses, in bytes, where the driver tells.
+    #[serde(default)]
+    pub used_bytes: Option<u64>,
+    /// Its program's name.
+    #[serde(default)]
+    pub name: Option<String>,
+    /// Whose it is: a name, or a uid that has none.
+    #[serde(default)]
+    pub user: Option<String>,
+}
+
+impl std::fmt::Display for Process {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "pid {}", self.pid)?;
+        if let Some(name) = &self.name {
+            write!(f, " `{name}`")?;
+        }
+        if let Some(user) = &self.user {
+            write!(f, " of {user}")?;
+        }
+        if let Some(bytes) = self.used_bytes {
+            write!(f, " with {}", render::bytes(bytes))?;
+        }
+        Ok(())
+    }
+}
+
+/// Whether work can be put on a GPU.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+#[serde(tag = "state", rename_all = "snake_case")]
+pub enum Availability {
+    /// Nobody computes on it.
+    Free {
+        /// What is worth knowing all the same, such as a display that takes some of its memory.
+        note: Option<String>,
+    },
+    /// Somebody computes on it.
+    Busy {
+        /// Who.
+        by: Vec<Process>,
+    },
+    /// Another run of ours has taken it.
+    Held {
+        /// Which.
+        by: lock::Holder,
+    },
+    /// It is split: its instances take the work.
+    Split {
+        /// How many there are.
+        instances: usize,
+    },
+    /// It cannot be told.
+    Unknown {
+        /// What could not be read, and why.
+        why: String,
+    },
 }

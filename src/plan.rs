@@ -266,10 +266,9 @@ fn yolo_terms(split: &batch::Uniform) -> Option<YoloTerms> {
 fn wish(request: &DeviceRequest) -> String {
     match request {
         DeviceRequest::Auto => "`device: auto`, all that is free".into(),
-        DeviceRequest::AnyGpus(count) => format!("`gpus: {count}`, any that are free"),
+        DeviceRequest::Count(count) => format!("`gpus: {count}`, any that are free"),
         DeviceRequest::Gpus(_) => "`device`, the GPUs it names".into(),
-        DeviceRequest::Cpus(count) => format!("`device: cpu:{count}`, equal shares of the processors"),
-        DeviceRequest::CpuList(_) => "`device`, the CPU devices it describes".into(),
+        DeviceRequest::Cpus(_) => "`device`, the CPU devices it describes".into(),
     }
 }
 

@@ -6,7 +6,7 @@ use serde_yaml::Value;
 use super::compose;
 use super::cursor::Cursor;
 use super::error::{JobError, printable};
-use crate::inventory::{CpuRequest, DeviceRequest, GpuRef};
+use crate::inventory::{CpuShare, DeviceRequest, GpuName};
 
 /// Devices of a job at most.
 const MOST: u32 = 1024;
@@ -22,7 +22,7 @@ pub(super) fn read(root: &Cursor<'_>) -> Result<DeviceRequest, JobError> {
             invalid.hint = Some("`gpus: 2` means any two free ones; `device` names them; keep one of the two".into());
             Err(invalid.into())
         }
-        (None, Some(gpus)) => Ok(DeviceRequest::AnyGpus(gpus.whole32(1..=MOST, "GPUs")?)),
+        (None, Some(gpus)) => Ok(DeviceRequest::Count(gpus.whole32(1..=MOST, "GPUs")?)),
         (Some(device), None) => request(&device),
         (None, None) => Ok(DeviceRequest::Auto),
     }
@@ -47,12 +47,12 @@ fn word(at: &Cursor<'_>, text: &str) -> Result<DeviceRequest, JobError> {
         return Ok(DeviceRequest::Auto);
     }
     if text == "cpu" {
-        return Ok(DeviceRequest::Cpus(1));
+        return Ok(DeviceRequest::Cpus(vec![CpuShare::default()]));
     }
     if let Some(count) = text.strip_prefix("cpu:") {
         let count = count.parse().ok().filter(|count| (1..=MOST).contains(count));
         let count = count.ok_or_else(|| at.wrong(format!("`cpu:N` with N from 1 to {MOST}")))?;
-        return Ok(DeviceRequest::Cpus(count));
+        return Ok(DeviceRequest::Cpus(vec![CpuShare::default(); count as usize]));
     }
     if matches!(text.split(':').next(), Some("mps" | "xpu" | "npu" | "tpu" | "rocm")) {
         return Err(at.refuse(format!("device `{}` is not supported, expected {EXPECTED}", printable(text))).into());
@@ -61,9 +61,9 @@ fn word(at: &Cursor<'_>, text: &str) -> Result<DeviceRequest, JobError> {
     let names = text.split(',').map(str::trim);
     let gpus = names
         .map(|name| match name.strip_prefix("cuda:").unwrap_or(name) {
-            name if is_uuid(name) => Some(GpuRef::Uuid(name.to_owned())),
+            name if is_uuid(name) => Some(GpuName::Uuid(name.to_owned())),
             name if name.bytes().all(|byte| byte.is_ascii_digit()) => {
-                name.parse().ok().filter(|index| *index < MOST).map(GpuRef::Index)
+                name.parse().ok().filter(|index| *index < MOST).map(GpuName::Index)
             }
             _ => None,
         })
@@ -79,7 +79,7 @@ fn list(at: &Cursor<'_>) -> Result<DeviceRequest, JobError> {
     }
     let cpus = items.iter().filter(|item| item.value.is_mapping()).count();
     if cpus == items.len() {
-        return items.iter().map(cpu).collect::<Result<_, _>>().map(DeviceRequest::CpuList);
+        return items.iter().map(cpu).collect::<Result<_, _>>().map(DeviceRequest::Cpus);
     }
     if cpus > 0 {
         return Err(at.refuse(format!("`{}` mixes GPUs and CPU devices", at.path)).into());
@@ -88,14 +88,14 @@ fn list(at: &Cursor<'_>) -> Result<DeviceRequest, JobError> {
         .iter()
         .map(|item| match item.value {
             Value::Number(_) => index(item),
-            Value::String(text) if is_uuid(text) => Ok(GpuRef::Uuid(text.clone())),
+            Value::String(text) if is_uuid(text) => Ok(GpuName::Uuid(text.clone())),
             _ => Err(item.wrong("the index or the UUID of a GPU").into()),
         })
         .collect::<Result<_, _>>()?;
     distinct(at, gpus)
 }
 
-fn distinct(at: &Cursor<'_>, gpus: Vec<GpuRef>) -> Result<DeviceRequest, JobError> {
+fn distinct(at: &Cursor<'_>, gpus: Vec<GpuName>) -> Result<DeviceRequest, JobError> {
     let twice = gpus.iter().enumerate().find(|(position, gpu)| gpus[..*position].contains(gpu));
     if let Some((_, gpu)) = twice {
         return Err(at.refuse(format!("GPU `{}` is named twice", printable(&gpu.to_string()))).into());
@@ -103,11 +103,11 @@ fn distinct(at: &Cursor<'_>, gpus: Vec<GpuRef>) -> Result<DeviceRequest, JobErro
     Ok(DeviceRequest::Gpus(gpus))
 }
 
-fn index(at: &Cursor<'_>) -> Result<GpuRef, JobError> {
-    at.whole32(0..=MOST - 1, "the index of a GPU in nvidia-smi's order").map(GpuRef::Index)
+fn index(at: &Cursor<'_>) -> Result<GpuName, JobError> {
+    at.whole32(0..=MOST - 1, "the index of a GPU in nvidia-smi's order").map(GpuName::Index)
 }
 
-fn cpu(at: &Cursor<'_>) -> Result<CpuRequest, JobError> {
+fn cpu(at: &Cursor<'_>) -> Result<CpuShare, JobError> {
     at.only("a CPU device", &["cpu", "memory"], |_, _| None)?;
     let cpus = match at.get("cpu") {
         Some(share) => {
@@ -116,8 +116,8 @@ fn cpu(at: &Cursor<'_>) -> Result<CpuRequest, JobError> {
         }
         None => None,
     };
-    let memory_bytes = at.get("memory").map(|memory| compose::size(&memory)).transpose()?;
-    Ok(CpuRequest { cpus, memory_bytes })
+    let memory = at.get("memory").map(|memory| compose::size(&memory)).transpose()?;
+    Ok(CpuShare { cpus, memory })
 }
 
 fn is_uuid(text: &str) -> bool {
@@ -133,17 +133,19 @@ fn is_uuid(text: &str) -> bool {
 pub(super) fn write(request: &DeviceRequest) -> (&'static str, Json) {
     let value = match request {
         DeviceRequest::Auto => json!("auto"),
-        DeviceRequest::AnyGpus(count) => return ("gpus", json!(count)),
+        DeviceRequest::Count(count) => return ("gpus", json!(count)),
         DeviceRequest::Gpus(gpus) => gpus
             .iter()
             .map(|gpu| match gpu {
-                GpuRef::Index(index) => json!(index),
-                GpuRef::Uuid(uuid) => json!(uuid),
+                GpuName::Index(index) => json!(index),
+                GpuName::Uuid(uuid) => json!(uuid),
             })
             .collect(),
-        DeviceRequest::Cpus(count) => json!(format!("cpu:{count}")),
-        DeviceRequest::CpuList(cpus) => {
-            cpus.iter().map(|share| json!({"cpu": share.cpus, "memory": share.memory_bytes})).collect()
+        DeviceRequest::Cpus(cpus) if cpus.iter().all(|share| *share == CpuShare::default()) => {
+            json!(format!("cpu:{}", cpus.len()))
+        }
+        DeviceRequest::Cpus(cpus) => {
+            cpus.iter().map(|share| json!({"cpu": share.cpus, "memory": share.memory})).collect()
         }
     };
     ("device", value)

@@ -42,7 +42,7 @@ impl PlanError {
             micro: demand.micro,
             ranks,
             near: demand.alternatives(ranks),
-            cpu: matches!(request, DeviceRequest::Cpus(_) | DeviceRequest::CpuList(_)),
+            cpu: matches!(request, DeviceRequest::Cpus(_)),
         }
     }
 

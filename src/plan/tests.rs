@@ -147,7 +147,7 @@ fn a_plan_takes_the_target_exactly_and_a_refusal_leads_to_one() {
     let abilities = Abilities::of(job.trainer);
     for world in 1..=16 {
         let devices = gpus(world);
-        job.device = DeviceRequest::AnyGpus(world);
+        job.device = DeviceRequest::Count(world);
         for target in 1..=512 {
             for micro in [Micro::Auto, Micro::Fixed(1), Micro::Fixed(3), Micro::Fixed(8), Micro::Fixed(32)] {
                 job.batch = job::Batch { target: Some(target), micro };
