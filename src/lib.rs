@@ -7,5 +7,6 @@ pub mod docker;
 pub mod endpoint;
 pub mod error;
 pub mod event;
+pub mod fetch;
 pub mod launch;
 pub mod watch;
