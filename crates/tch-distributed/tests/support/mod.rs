@@ -3,7 +3,7 @@
 use std::fs::File;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 use std::{env, fs, thread};
 
 use tch_distributed::{GlooOptions, Interface, ProcessGroup, Store};
@@ -36,6 +36,14 @@ impl Rank {
     pub fn reach(&self, point: &str) {
         let path = self.dir.join(format!("{point}.{}", self.rank));
         File::create(path).expect("the shared folder is writable");
+    }
+
+    /// How long ago the test killed a rank.
+    pub fn since_kill(&self) -> Duration {
+        let path = self.dir.join("killed");
+        assert!(appears(&path), "nobody was killed");
+        let killed: u64 = fs::read_to_string(path).expect("readable").parse().expect("milliseconds");
+        (UNIX_EPOCH + Duration::from_millis(killed)).elapsed().expect("the clock goes forward")
     }
 
     /// Waits until `rank` has come to `point`.
@@ -104,8 +112,10 @@ impl Ranks {
         assert!(appears(&self.dir.path().join(format!("{point}.{rank}"))), "rank {rank} did not come to `{point}`");
     }
 
-    /// Kills a rank with SIGKILL.
+    /// Kills a rank with SIGKILL, and notes when.
     pub fn kill(&mut self, rank: u32) {
+        let now = SystemTime::now().duration_since(UNIX_EPOCH).expect("a clock after 1970").as_millis();
+        fs::write(self.dir.path().join("killed"), now.to_string()).expect("the shared folder is writable");
         let (_, child) = self.children.iter_mut().find(|(own, _)| *own == rank).expect("a rank of this case");
         child.kill().expect("it runs");
     }
