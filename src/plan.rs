@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize};
 pub use error::PlanError;
 pub use render::table;
 
-use crate::inventory::{Device, DeviceRequest};
+use crate::inventory::{CpuShare, Device, DeviceRequest};
 use crate::job::{Containers, Job, Micro, Trainer};
 use batch::Demand;
 
@@ -268,6 +268,9 @@ fn wish(request: &DeviceRequest) -> String {
         DeviceRequest::Auto => "`device: auto`, all that is free".into(),
         DeviceRequest::Count(count) => format!("`gpus: {count}`, any that are free"),
         DeviceRequest::Gpus(_) => "`device`, the GPUs it names".into(),
+        DeviceRequest::Cpus(shares) if shares.iter().all(|share| *share == CpuShare::default()) => {
+            format!("`device: cpu:{}`, equal shares of the processors", shares.len())
+        }
         DeviceRequest::Cpus(_) => "`device`, the CPU devices it describes".into(),
     }
 }
