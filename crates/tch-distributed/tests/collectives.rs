@@ -2,7 +2,7 @@
 
 mod support;
 
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use support::{Rank, start};
 use tch::{Device, Kind, Tensor};
@@ -217,6 +217,8 @@ fn arguments(rank: &Rank) {
     invalid(store.wait(&[], TIMEOUT));
     invalid(tch_distributed::Store::file(&rank.dir.join("other"), Some(0), TIMEOUT).map(drop));
 
-    let start = Instant::now();
-    assert!(tch_distributed::load_cuda().is_ok() || start.elapsed() < TIMEOUT);
+    // Both answers are right, depending on the machine; neither may end the process.
+    if let Err(error) = tch_distributed::load_cuda() {
+        assert!(matches!(&error, Error::Unsupported(message) if message.contains(".so")), "{error:?}");
+    }
 }

@@ -67,7 +67,7 @@ pub fn bandwidth(group: &ProcessGroup) -> Result<f64, CheckError> {
     group.all_reduce(&mut tensor, ReduceOp::Sum)?.wait()?;
     compare(&tensor, &Tensor::f_full_like(&tensor, ranks * (ranks + 1) / 2)?, "f32")?;
     // Zeros stay zeros, however often they are added up.
-    tensor.f_zero_()?;
+    let _ = tensor.f_zero_()?;
     let mut seconds = Vec::with_capacity(TIMED_ROUNDS);
     for _ in 0..TIMED_ROUNDS {
         // A rank that comes late would be counted as slow transport.
