@@ -42,8 +42,8 @@ pub struct Launch<'a> {
     pub agent: &'a Path,
     /// The device of each rank, in rank order.
     pub devices: &'a [RankDevice],
-    /// Folders and files of the host that the data needs, at the same place inside.
-    pub data: &'a [PathBuf],
+    /// Folders of the host that the data and the weights need.
+    pub data: &'a [Mount],
     /// Who calls.
     pub caller: Caller,
     /// What the engine is like.
@@ -166,7 +166,7 @@ fn mounts(launch: &Launch<'_>) -> Vec<Mount> {
         ours(run.join("control"), path::CONTROL, false),
         ours(run.join("output"), path::OUTPUT, false),
     ];
-    mounts.extend(launch.data.iter().map(|data| ours(data.clone(), &data.display().to_string(), true)));
+    mounts.extend(launch.data.iter().cloned());
     mounts
         .extend(launch.job.volumes.iter().map(|volume| ours(volume.source.clone(), &volume.target, volume.read_only)));
     mounts

@@ -40,7 +40,7 @@ def train(events, scratch):
     cut = job.split(asked, world.size)
 
     # Only now: these read the environment when they are imported.
-    from . import data
+    from . import data, progress
     from .trainer import Trainer
 
     described, data_yaml = data.describe(asked["data"], scratch)
@@ -51,6 +51,7 @@ def train(events, scratch):
     join(world, scratch)
     events.joined(world.size, world.backend, world.device)
     seed_fonts()
+    progress.install()
     Trainer(
         overrides=overrides, described=described, cut=cut, world=world, workers=workers, events=events
     ).train()
@@ -68,6 +69,9 @@ def prepare(environment, world, scratch):
         "YOLO_CONFIG_DIR": f"{scratch}/config",
         "MPLCONFIGDIR": f"{scratch}/matplotlib",
         "MPLBACKEND": "agg",
+        # torch asks for the user's name to make a cache folder of it, and a uid without a passwd entry has none.
+        "USER": "evenkeel",
+        "TORCHINDUCTOR_CACHE_DIR": f"{scratch}/inductor",
     }
     if environment.get("MASTER_ADDR") in (None, "127.0.0.1", "localhost"):
         # A pod without a network cannot resolve its own host name, which gloo would ask for.
