@@ -84,12 +84,12 @@ pub fn load(path: &Path, overrides: &[String]) -> Result<ResolvedJob, JobError> 
 ///
 /// Whatever is wrong with the text or an override.
 pub fn parse(path: &Path, source: String, overrides: &[String], bases: &Bases) -> Result<ResolvedJob, JobError> {
-    let mut document = Document::parse(path.to_owned(), source)?;
+    let mut document = Document::parse(path.to_owned(), source.clone())?;
     overrides::apply(&mut document, overrides)?;
     let mut notes = Vec::new();
     let job = read::job(&document, bases, &mut notes)?;
     let origins = resolved::origins(&job, &document).into_iter().collect();
-    Ok(ResolvedJob { job, origins, file: document.file, source: document.source, notes })
+    Ok(ResolvedJob { job, origins, file: document.file, source, notes })
 }
 
 /// The text of a job file, of a size that a job may have.

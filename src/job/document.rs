@@ -22,7 +22,7 @@ const DEEPEST: usize = 32;
 pub(super) struct Document {
     /// The file, for messages.
     pub file: PathBuf,
-    /// Its text.
+    /// Its text, without a byte order mark.
     pub source: String,
     /// Its values.
     pub value: Value,
@@ -75,6 +75,8 @@ pub(super) fn item(path: &str, index: usize) -> String {
 impl Document {
     /// Parses the text of a job file.
     pub fn parse(file: PathBuf, source: String) -> Result<Self, JobError> {
+        // libyaml counts the mark as a column of the first line, which then seems indented.
+        let source = source.strip_prefix('\u{feff}').map(str::to_owned).unwrap_or(source);
         let mut document = Self { file, source, value: Value::Null, spots: HashMap::new(), overrides: BTreeMap::new() };
         document.spots = Walk::over(&document)?;
         let value = serde_yaml::from_str(&document.source).map_err(|error| document.unreadable(&error))?;
@@ -113,8 +115,7 @@ impl Document {
 
     fn place(&self, range: Range) -> Place {
         let text = self.source.lines().nth(range.line.saturating_sub(1)).unwrap_or_default();
-        let text = text.strip_prefix('\u{feff}').unwrap_or(text).to_owned();
-        Place::Line { line: range.line, column: range.column, width: range.width, text }
+        Place::Line { line: range.line, column: range.column, width: range.width, text: text.to_owned() }
     }
 
     fn at(&self, range: Range, message: String) -> Invalid {
@@ -129,7 +130,12 @@ impl Document {
             let hint = if indent.contains('\t') {
                 Some("indent with spaces; YAML has no tabs there")
             } else if message.contains("mapping values are not allowed") {
-                Some("put a value that holds `: ` into quotes")
+                // One colon in the line: the value is no problem, so the key must stand where none can.
+                Some(if text.matches(": ").count() > 1 {
+                    "put a value that holds `: ` into quotes"
+                } else {
+                    "keys of one level begin in the same column: compare this line with the ones above"
+                })
             } else if text.trim_start().starts_with(['@', '`', '%']) || text.contains(": @") || text.contains(": `") {
                 Some("put a value that begins with `@`, `` ` `` or `%` into quotes")
             } else {
@@ -143,6 +149,11 @@ impl Document {
     fn unreadable(&self, error: &serde_yaml::Error) -> JobError {
         let whole = error.to_string();
         let message = printable(whole.split(" at line ").next().unwrap_or(&whole));
+        let message = match &*message {
+            "repetition limit exceeded" => "aliases repeat too much".to_owned(),
+            _ if message.contains("invalid type: integer") => "a number that is too large".to_owned(),
+            _ => message,
+        };
         match error.location() {
             Some(location) => self.not_yaml(location.line(), location.column(), &message),
             None => self.wrong_value("", format!("not YAML: {message}")).into(),

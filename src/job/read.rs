@@ -228,13 +228,14 @@ fn short_batch(at: &Cursor<'_>) -> Result<Option<u32>, JobError> {
 fn image_side(at: &Cursor<'_>) -> Result<u32, JobError> {
     const STRIDE: u32 = 32;
     const MOST: u32 = 8192;
-    let side = at.whole32(0..=u32::MAX, "pixels")?;
+    let expected = format!("a multiple of {STRIDE} from {STRIDE} to {MOST} (pixels)");
+    let side = at.value.as_u64().and_then(|side| u32::try_from(side).ok()).ok_or_else(|| at.wrong(&expected))?;
     if side % STRIDE == 0 && (STRIDE..=MOST).contains(&side) {
         return Ok(side);
     }
     let below = (side / STRIDE * STRIDE).clamp(STRIDE, MOST);
     let above = (below + STRIDE).min(MOST);
-    let mut invalid = at.wrong(format!("a multiple of {STRIDE} from {STRIDE} to {MOST} (pixels)"));
+    let mut invalid = at.wrong(expected);
     invalid.hint = Some(if side < below || below == above {
         format!("the nearest is {below}")
     } else {

@@ -7,7 +7,7 @@ use serde_json::Value as Json;
 use serde_yaml::Value;
 
 use super::cursor::Cursor;
-use super::error::{JobError, nearest, printable};
+use super::error::{JobError, listed, nearest, printable};
 use super::types::Trainer;
 
 /// What a setting may be.
@@ -186,6 +186,9 @@ pub(super) fn read(at: &Cursor<'_>, trainer: Trainer) -> Result<BTreeMap<String,
 fn unknown(setting: &Cursor<'_>, key: &str, trainer: Trainer) -> JobError {
     let refuse = |message: String| setting.document.wrong_key(&setting.path, message);
     let shown = printable(key);
+    if key == "<<" {
+        return refuse("merge key `<<` in `args` is not supported; write the keys out".into()).into();
+    }
     if let Some((_, place)) = OWN.iter().find(|(name, _)| *name == key) {
         return refuse(format!("`{key}` has a place of its own at the top level of a job: {place}")).into();
     }
@@ -213,11 +216,17 @@ fn check(at: &Cursor<'_>, kind: Kind) -> Result<Json, JobError> {
             value.as_i64().is_some_and(|number| (least..=most).contains(&number)),
             format!("a whole number from {least} to {most}"),
         ),
-        Kind::Word(words) => (word(words).is_some(), format!("one of {}", super::error::listed(words.iter().copied()))),
+        Kind::Word(words) => (
+            word(words).is_some(),
+            match value.as_str().and_then(|text| nearest(text, words.iter().copied())) {
+                Some(near) => format!("one of {}; did you mean `{near}`?", listed(words.iter().copied())),
+                None => format!("one of {}", listed(words.iter().copied())),
+            },
+        ),
         Kind::Text => (value.is_string(), "text".to_owned()),
         Kind::FlagOr(words) => (
             value.is_bool() || word(words).is_some(),
-            format!("`true`, `false`, {}", super::error::listed(words.iter().copied()).replace(" and ", " or ")),
+            format!("`true`, `false`, {}", listed(words.iter().copied()).replace(" and ", " or ")),
         ),
         Kind::FlagOrText => (value.is_bool() || value.is_string(), "`true`, `false` or text".to_owned()),
         Kind::FlagOrNumber(least, most) => (
