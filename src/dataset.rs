@@ -2,14 +2,19 @@
 
 pub mod catalog;
 mod error;
+mod init;
 mod mount;
+mod obtain;
 mod resolve;
 mod scan;
 pub mod shapes;
+mod voc;
 pub mod yaml;
 
 pub use error::DataError;
+pub use init::{job_for, name_of};
 pub use mount::Mount;
+pub use obtain::{Wanted, obtain, wanted_data, wanted_weights};
 pub use resolve::{Places, ResolvedData, resolve};
 pub use scan::Count;
 

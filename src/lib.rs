@@ -7,6 +7,7 @@ pub mod settings;
 pub mod command;
 pub mod job;
 pub mod dataset;
+pub mod fetch;
 pub mod inventory;
 pub mod plan;
 pub mod launch;

@@ -67,15 +67,13 @@ struct Ready {
 }
 
 async fn get_ready(args: &cli::Train, settings: &Settings, screen: &mut Screen) -> Result<Ready, Failure> {
-    let mut prepared = prepare::job(&args.job, settings)?;
-    if args.smoke {
-        prepared.make_smoke();
-    }
+    let inventory = super::devices::inventory(settings);
+    let mut prepared = prepare::job(&args.job, inventory, settings, args.smoke)?;
     prepared.find_data(settings, screen).await?;
-    screen.line(&prepared.describe());
+    screen.line(prepared.describe().trim_end());
     let engine = super::connect(settings).await?;
     let info = engine.info().await?;
-    prepared.check_machine(&info)?;
+    prepared.check_machine(settings, &info)?;
     let image = prepared.image(&engine, settings, screen).await?;
     let traits =
         EngineTraits { rootless: info.rootless, userns_remap: info.userns_remap, memory_bytes: info.memory_bytes };
@@ -120,9 +118,9 @@ async fn train(
     let prepared = &ready.prepared;
     let job = prepared.job();
     let agent = agent::path(&settings.cache)?;
-    let run = RunDir::create(&job.runs, &job.name, SystemTime::now())?;
     // Held until this function returns, and freed by the system should we die.
-    let _locks = prepared.lock_devices(settings, &run)?;
+    let _locks = prepared.lock_devices(settings)?;
+    let run = RunDir::create(&job.runs, &job.name, SystemTime::now())?;
     let mut journal = Journal::create(&run)?;
     prepared.write_record(&run, GENERATION, &ready.image)?;
     journal.append("run", json!({ "run": run.id(), "image": ready.image.image, "image_id": ready.image.id }))?;
