@@ -37,7 +37,8 @@ fn main() -> ExitCode {
     };
     let theirs = |network: &[&str]| {
         let begin = Instant::now();
-        let start = || silently(Command::new("docker").args(["run", "--rm"]).args(network).args([&image(), "echo", "hello"]));
+        let start =
+            || silently(Command::new("docker").args(["run", "--rm"]).args(network).args([&image(), "echo", "hello"]));
         let both = [start(), start()];
         for mut child in both {
             assert!(child.wait().expect("a child of ours").success());
@@ -59,7 +60,8 @@ fn main() -> ExitCode {
             }
         }
     }
-    let ratios = |others: &[f64]| median(&times.iter().zip(others).map(|(ours, other)| ours / other).collect::<Vec<_>>());
+    let ratios =
+        |others: &[f64]| median(&times.iter().zip(others).map(|(ours, other)| ours / other).collect::<Vec<_>>());
     let (ratio, ratio_none) = (ratios(&bridge), ratios(&none));
 
     place.write("longer.yaml", &text.replace("[echo, hello]", "[sleep, \"1\"]"));

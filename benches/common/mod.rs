@@ -16,7 +16,6 @@ pub fn median(values: &[f64]) -> f64 {
     if sorted.len() % 2 == 1 { sorted[middle] } else { (sorted[middle - 1] + sorted[middle]) / 2.0 }
 }
 
-
 /// Peak of a child's resident memory in bytes, seen until it ends; looked at every few milliseconds.
 pub fn peak_memory(child: &mut Child) -> u64 {
     let path = format!("/proc/{}/status", child.id());

@@ -90,6 +90,7 @@ pub(super) fn options(settings: &Settings, arguments: &[String]) -> Result<Optio
         cache: settings.cache.clone(),
         settings: image::Settings::read(&|name| settings.all.get(name).cloned()),
         arguments,
+        buildkit: settings.all.get("DOCKER_BUILDKIT").map(|value| value != "0"),
         registry: settings.all.get("EVENKEEL_REGISTRY").filter(|registry| !registry.is_empty()).cloned(),
     })
 }

@@ -50,9 +50,13 @@ fn a_job_that_cannot_be_read_is_named() {
 fn an_override_that_is_none_is_refused() {
     let place = Place::new();
     place.write("job.yaml", "trainer: command\nimage: a\ncommand: b\ndevice: cpu\n");
-    for (given, words) in
-        [("epochs", "epochs"), ("epohcs=3", "epochs"), ("epochs=many", "epochs"), ("=3", "="), ("batch.micor=2", "micro")]
-    {
+    for (given, words) in [
+        ("epochs", "epochs"),
+        ("epohcs=3", "epochs"),
+        ("epochs=many", "epochs"),
+        ("=3", "="),
+        ("batch.micor=2", "micro"),
+    ] {
         refused(&place, &["plan", "job.yaml", given]).saying(words);
     }
 }
@@ -63,8 +67,18 @@ fn files_of_the_corpus_end_as_they_must() {
     let corpus = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/specs/jobs");
     let place = Place::new();
     for name in [
-        "misspelt", "deep-maps", "laughs", "not-utf8", "batch-zero", "device-twice", "two-documents", "control",
-        "empty", "chinese", "volume-ours", "trainer-unknown",
+        "misspelt",
+        "deep-maps",
+        "laughs",
+        "not-utf8",
+        "batch-zero",
+        "device-twice",
+        "two-documents",
+        "control",
+        "empty",
+        "chinese",
+        "volume-ours",
+        "trainer-unknown",
     ] {
         let file = corpus.join(format!("bad/{name}.yaml"));
         let text = std::fs::read(&file).unwrap_or_else(|error| panic!("{}: {error}", file.display()));

@@ -224,7 +224,7 @@ impl Running {
     /// Waits for its end. A minute is for a broken program.
     #[track_caller]
     pub fn end(mut self) -> Ended {
-        let mut drain = |pipe: Option<Box<dyn Read + Send>>| {
+        let drain = |pipe: Option<Box<dyn Read + Send>>| {
             let mut pipe = pipe.expect("piped, and taken once");
             std::thread::spawn(move || {
                 let mut bytes = Vec::new();
