@@ -50,16 +50,18 @@ pub fn select(
 /// computes makes the card busy.
 #[must_use]
 pub fn availability(gpu: &Gpu) -> Availability {
+    // First of all: its instances are devices of their own, whatever is true of the card.
+    if let Some(Mig::Enabled { instances }) = &gpu.mig {
+        return Availability::Split { instances: instances.len() };
+    }
     if gpu.uuid.is_none() {
         return unknown(gpu, "uuid");
     }
     if let Some(holder) = &gpu.held_by {
         return Availability::Held { by: holder.clone() };
     }
-    match &gpu.mig {
-        None => return unknown(gpu, "mig"),
-        Some(Mig::Enabled { instances }) => return Availability::Split { instances: instances.len() },
-        Some(Mig::Disabled | Mig::NotSupported) => {}
+    if gpu.mig.is_none() {
+        return unknown(gpu, "mig");
     }
     let Some(computing) = &gpu.compute_processes else {
         return by_memory(gpu);
