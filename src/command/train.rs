@@ -32,6 +32,7 @@ pub async fn run(args: &cli::Train, settings: &Settings, mut screen: Screen, jso
         ready = get_ready(args, settings, &mut screen) => ready?,
         signal = stopped(&mut signals) => {
             screen.clear();
+            say("stopped before any container was made");
             return Ok(interrupted(signal));
         }
     };
