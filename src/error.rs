@@ -40,6 +40,11 @@ impl Failure {
         Self { code, source: source.into(), hint: None }
     }
 
+    /// The job or the command line is wrong.
+    pub fn bad(source: impl Into<Box<dyn std::error::Error + Send + Sync>>) -> Self {
+        Self::new(ExitCode::BadRequest, source)
+    }
+
     /// Adds what the person can do about it.
     #[must_use]
     pub fn hint(mut self, hint: impl Into<String>) -> Self {
@@ -85,7 +90,8 @@ mod tests {
 
     #[test]
     fn the_chain_and_the_hint_are_told() {
-        let failure = Failure::new(ExitCode::BadRequest, Outer(std::io::Error::other("no such file"))).hint("write one");
+        let failure =
+            Failure::new(ExitCode::BadRequest, Outer(std::io::Error::other("no such file"))).hint("write one");
         assert_eq!(failure.render(), "error: failed to read job `a.yaml`\n  because: no such file\nhint: write one");
     }
 }

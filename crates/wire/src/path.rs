@@ -1,5 +1,7 @@
 //! Where things are inside a container. All are bound from the run's directory on the host.
 
+/// Folder that holds all of them. The agent takes another one from [`crate::env::ROOT`].
+pub const ROOT: &str = "/evenkeel";
 /// The agent's program, read-only.
 pub const AGENT: &str = "/evenkeel/agent";
 /// The trainer's job file, read-only; see [`crate::TrainerJob`].
@@ -12,6 +14,9 @@ pub const EVENTS: &str = "/evenkeel/events";
 pub const CONTROL: &str = "/evenkeel/control";
 /// Folder for what the trainer leaves behind: weights, plots, results.
 pub const OUTPUT: &str = "/evenkeel/output";
+
+/// Folder of the weights or the model's configuration that a job brings, read-only.
+pub const MODEL: &str = "/evenkeel/model";
 
 /// File in [`CONTROL`] that the controller creates when all containers of a generation run: trainers may start.
 /// Its name carries the generation, so that a left-over cannot start the next launch.

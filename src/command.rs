@@ -1,0 +1,84 @@
+//! The subcommands: each resolves its inputs and calls the stages in order.
+
+pub mod dataset;
+pub mod devices;
+mod fetch;
+pub mod image;
+pub mod plan;
+pub mod init;
+mod prepare;
+pub mod train;
+
+use crate::cli::{Cli, Command};
+use crate::docker::{DockerError, Engine};
+use crate::endpoint::{self, EndpointError};
+use crate::error::{ExitCode, Failure};
+use crate::settings::Settings;
+
+/// Runs a command line to its end.
+///
+/// # Errors
+///
+/// Whatever ended it before its outcome, with exit code and hint.
+pub fn run(cli: Cli) -> Result<ExitCode, Failure> {
+    let settings = Settings::read();
+    // One thread: the controller waits for the engine and for files, and computes nothing.
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .map_err(|error| Failure::new(ExitCode::MachineNotReady, error))?;
+    let screen = crate::output::Screen::new(cli.progress);
+    runtime.block_on(async {
+        match cli.command {
+            Command::Train(args) => train::run(&args, &settings, screen, cli.json).await,
+            Command::Plan(args) => plan::run(&args, &settings, cli.json),
+            Command::Devices(_) => devices::run(&settings, cli.json),
+            Command::Image(command) => image::run(&command, &settings, screen).await,
+            Command::Dataset(command) => dataset::run(&command, cli.json),
+            Command::Init(args) => init::run(&args),
+            Command::Schema => {
+                let schema = serde_json::to_string_pretty(&crate::job::schema()).expect("plain data");
+                crate::output::print(&schema);
+                Ok(ExitCode::Done)
+            }
+        }
+    })
+}
+
+/// Connects to the engine that the environment names.
+pub(crate) async fn connect(settings: &Settings) -> Result<Engine, Failure> {
+    let endpoint = endpoint::resolve(&settings.docker)?;
+    Ok(Engine::connect(&endpoint).await?)
+}
+
+impl From<EndpointError> for Failure {
+    fn from(error: EndpointError) -> Self {
+        let hint = match &error {
+            EndpointError::Remote { .. } => {
+                "unset it, or name a socket of this machine (`unix:///var/run/docker.sock`)"
+            }
+            EndpointError::Context { .. } => "`docker context ls` shows those that are there",
+        };
+        Self::new(ExitCode::MachineNotReady, error).hint(hint)
+    }
+}
+
+impl From<DockerError> for Failure {
+    fn from(error: DockerError) -> Self {
+        let hint = match &error {
+            DockerError::NotRunning { .. } => Some("start it (`sudo systemctl start docker`), or set DOCKER_HOST"),
+            DockerError::NoPermission { .. } => {
+                Some("join the socket's group (`sudo usermod -aG docker $USER`) and log in again")
+            }
+            DockerError::Failed { message, .. } if message.to_lowercase().contains("no space left") => {
+                Some("free some disk: `docker system df` shows what Docker holds")
+            }
+            DockerError::Failed { .. } => None,
+        };
+        let failure = Self::new(ExitCode::MachineNotReady, error);
+        match hint {
+            Some(hint) => failure.hint(hint),
+            None => failure,
+        }
+    }
+}

@@ -1,0 +1,309 @@
+//! The state machine of one generation: events in, actions out. It knows no engine, no file and no clock.
+//!
+//! The way of a rank: created, started, running, ended, removed. The leader (rank 0) goes ahead: the others join its
+//! namespaces, for which it must exist when they are created and run when they start. Trainers start when all run. The first bad end ends the whole generation.
+
+use std::time::Duration;
+
+use evenkeel_wire::{Event as Told, FailureClass};
+
+use crate::event::{Action, Ending, Event, Operation, Signal};
+
+/// How long agents may take to kill, drain and seal before the engine kills the container.
+pub const SEAL_TIME: Duration = Duration::from_millis(500);
+
+/// One generation of containers.
+#[derive(Debug)]
+pub struct RunState {
+    ranks: Vec<Rank>,
+    grace: Duration,
+    gone: bool,
+    /// How firmly the generation was asked to end, if it was, and when the next degree is due.
+    ending: Option<(Ending, Option<Duration>)>,
+    signal: Option<Signal>,
+    arrivals: u32,
+}
+
+#[derive(Debug, Default)]
+struct Rank {
+    stage: Stage,
+    failure: Option<(FailureClass, String)>,
+    end: Option<RankEnd>,
+}
+
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
+enum Stage {
+    #[default]
+    Absent,
+    Creating,
+    Created,
+    Starting,
+    Running,
+    Removing,
+    Removed,
+}
+
+/// How a rank ended.
+#[derive(Clone, Debug, PartialEq)]
+pub struct RankEnd {
+    /// Rank.
+    pub rank: u32,
+    /// Its place in the order in which ends became known, from 0.
+    pub order: u32,
+    /// What the seal or the engine said.
+    pub how: How,
+    /// Why, in the trainer's own words.
+    pub failure: Option<(FailureClass, String)>,
+}
+
+/// What is known of a rank's end.
+#[derive(Clone, Debug, PartialEq)]
+pub enum How {
+    /// The agent sealed the spool.
+    Sealed {
+        /// Exit code of the trainer.
+        code: Option<i32>,
+        /// Signal that ended it.
+        signal: Option<i32>,
+        /// Whether it was asked to end.
+        stopped: bool,
+        /// Whether the kernel killed something in the container for memory.
+        oom_killed: bool,
+    },
+    /// The container ended without a seal: its log may miss its last lines.
+    Unsealed {
+        /// Exit code that the engine saw.
+        code: Option<i64>,
+        /// Whether the engine saw the kernel kill something for memory.
+        oom_killed: bool,
+        /// Whether we killed it.
+        by_us: bool,
+    },
+    /// The engine could not create or start it.
+    NotStarted {
+        /// What was asked of the engine.
+        operation: Operation,
+        /// The engine's answer.
+        message: String,
+    },
+}
+
+impl RankEnd {
+    /// Whether the rank did what it was to do.
+    #[must_use]
+    pub fn is_good(&self) -> bool {
+        matches!(self.how, How::Sealed { code: Some(0), signal: None, .. })
+    }
+
+    /// Whether the rank ended because it was asked to.
+    #[must_use]
+    pub fn was_asked(&self) -> bool {
+        matches!(self.how, How::Sealed { stopped: true, .. } | How::Unsealed { by_us: true, .. })
+    }
+}
+
+impl RunState {
+    /// A generation of `ranks` containers; `grace` is what a trainer gets between SIGTERM and its end by force.
+    #[must_use]
+    pub fn new(ranks: u32, grace: Duration) -> Self {
+        let ranks = (0..ranks).map(|_| Rank::default()).collect();
+        Self { ranks, grace, gone: false, ending: None, signal: None, arrivals: 0 }
+    }
+
+    /// The first actions.
+    pub fn begin(&mut self) -> Vec<Action> {
+        self.proceed()
+    }
+
+    /// When [`Event::Deadline`] is wanted, on the clock of [`Self::on_event`].
+    #[must_use]
+    pub fn deadline(&self) -> Option<Duration> {
+        self.ending.and_then(|(_, due)| due)
+    }
+
+    /// Whether nothing is left to do.
+    #[must_use]
+    pub fn is_over(&self) -> bool {
+        self.ranks.iter().all(|rank| rank.stage == Stage::Removed)
+    }
+
+    /// Signal that ended the run, if one did.
+    #[must_use]
+    pub fn signal(&self) -> Option<Signal> {
+        self.signal
+    }
+
+    /// How the ranks ended that have, in rank order.
+    #[must_use]
+    pub fn ends(&self) -> Vec<RankEnd> {
+        self.ranks.iter().filter_map(|rank| rank.end.clone()).collect()
+    }
+
+    /// What follows from an event at the time `now`, on any clock that does not go back.
+    pub fn on_event(&mut self, event: Event, now: Duration) -> Vec<Action> {
+        match event {
+            Event::Created { rank } => self.stage(rank, Stage::Created),
+            Event::Started { rank } => {
+                self.stage(rank, Stage::Running);
+                // One that started after the end was asked for has not heard of it.
+                if let Some((how, _)) = self.ending {
+                    return vec![Action::Ask { rank, how }];
+                }
+            }
+            Event::EngineFailed { rank, operation: Operation::Remove, .. } | Event::Removed { rank } => {
+                self.stage(rank, Stage::Removed);
+            }
+            Event::EngineFailed { rank, operation, message } => {
+                self.end(rank, How::NotStarted { operation, message });
+                // What was never created needs no removal.
+                let stage = if operation == Operation::Create { Stage::Removed } else { Stage::Created };
+                self.stage(rank, stage);
+                return self.fail(now);
+            }
+            Event::Told { rank, record } => return self.told(rank, record.event, now),
+            Event::Ended { rank, code, oom_killed } => {
+                let by_us = self.ending.is_some();
+                if self.end(rank, How::Unsealed { code, oom_killed, by_us }) && !by_us {
+                    return self.fail(now);
+                }
+            }
+            Event::Signal(signal) => return self.signalled(signal, now),
+            Event::Deadline => {
+                if let Some((how, Some(due))) = self.ending {
+                    if now >= due {
+                        return self.ask(if how == Ending::Gracefully { Ending::AtOnce } else { Ending::ByForce }, now);
+                    }
+                }
+            }
+        }
+        self.proceed()
+    }
+
+    fn told(&mut self, rank: u32, told: Told, now: Duration) -> Vec<Action> {
+        match told {
+            Told::Failure { class, message } => {
+                if let Some(state) = self.ranks.get_mut(rank as usize) {
+                    // The first reason counts; later ones follow from it.
+                    state.failure.get_or_insert((class, message));
+                }
+                Vec::new()
+            }
+            Told::Exit { code, signal, stopped, oom_killed, .. } => {
+                self.end(rank, How::Sealed { code, signal, stopped, oom_killed });
+                let good =
+                    self.ranks.get(rank as usize).and_then(|state| state.end.as_ref()).is_some_and(RankEnd::is_good);
+                if good || self.ending.is_some() { self.proceed() } else { self.fail(now) }
+            }
+            _ => Vec::new(),
+        }
+    }
+
+    fn signalled(&mut self, signal: Signal, now: Duration) -> Vec<Action> {
+        if signal == Signal::Hangup {
+            // The terminal is gone, the run is not: somebody must still end the gang when a rank fails.
+            return Vec::new();
+        }
+        self.signal.get_or_insert(signal);
+        match self.ending {
+            None => self.ask(Ending::Gracefully, now),
+            Some((Ending::ByForce, _)) => Vec::new(),
+            Some(_) => self.ask(Ending::ByForce, now),
+        }
+    }
+
+    fn fail(&mut self, now: Duration) -> Vec<Action> {
+        match self.ending {
+            Some(_) => self.proceed(),
+            None => self.ask(Ending::AtOnce, now),
+        }
+    }
+
+    fn ask(&mut self, how: Ending, now: Duration) -> Vec<Action> {
+        let due = match how {
+            Ending::Gracefully => Some(now + self.grace),
+            Ending::AtOnce => Some(now + SEAL_TIME),
+            Ending::ByForce => None,
+        };
+        self.ending = Some((how, due));
+        let mut actions = Vec::new();
+        for (number, rank) in (0..).zip(&self.ranks) {
+            if rank.stage == Stage::Running && rank.end.is_none() {
+                actions.push(Action::Ask { rank: number, how });
+            }
+        }
+        actions.extend(self.proceed());
+        actions
+    }
+
+    /// The next step that the stages of all ranks allow.
+    fn proceed(&mut self) -> Vec<Action> {
+        if self.ending.is_some() || self.ranks.iter().all(|rank| rank.end.is_some()) {
+            return self.clear();
+        }
+        let leader = self.ranks[0].stage;
+        let mut actions = Vec::new();
+        for (number, rank) in (0..).zip(&mut self.ranks) {
+            let follows = number > 0;
+            match rank.stage {
+                Stage::Absent if !follows || leader >= Stage::Created => {
+                    rank.stage = Stage::Creating;
+                    actions.push(Action::Create { rank: number });
+                }
+                Stage::Created if !follows || leader >= Stage::Running => {
+                    rank.stage = Stage::Starting;
+                    actions.push(Action::Start { rank: number });
+                }
+                _ => {}
+            }
+        }
+        if !self.gone && self.ranks.iter().all(|rank| rank.stage >= Stage::Running) {
+            self.gone = true;
+            actions.push(Action::Go);
+        }
+        actions
+    }
+
+    /// Removes every container as soon as none of them has anything left to say.
+    fn clear(&mut self) -> Vec<Action> {
+        let busy = |rank: &Rank| match rank.stage {
+            Stage::Creating | Stage::Starting => true,
+            Stage::Running => rank.end.is_none(),
+            _ => false,
+        };
+        if self.ranks.iter().any(busy) {
+            return Vec::new();
+        }
+        let mut actions = Vec::new();
+        for (number, rank) in (0..).zip(&mut self.ranks) {
+            match rank.stage {
+                Stage::Absent => rank.stage = Stage::Removed,
+                Stage::Created | Stage::Running => {
+                    rank.stage = Stage::Removing;
+                    actions.push(Action::Remove { rank: number });
+                }
+                _ => {}
+            }
+        }
+        actions
+    }
+
+    fn stage(&mut self, rank: u32, stage: Stage) {
+        if let Some(state) = self.ranks.get_mut(rank as usize) {
+            state.stage = stage;
+        }
+    }
+
+    /// Notes how a rank ended; the first word on it counts. Whether this was the first.
+    fn end(&mut self, rank: u32, how: How) -> bool {
+        let order = self.arrivals;
+        let Some(state) = self.ranks.get_mut(rank as usize).filter(|state| state.end.is_none()) else {
+            return false;
+        };
+        state.end = Some(RankEnd { rank, order, how, failure: state.failure.clone() });
+        self.arrivals += 1;
+        true
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,179 @@
+//! Walks of the state machine: what a run does from its first action to its last.
+
+use evenkeel_wire::{Event as Told, FailureClass, Record, VERSION};
+
+use super::*;
+
+const NOW: Duration = Duration::from_secs(100);
+
+fn told(rank: u32, event: Told) -> Event {
+    Event::Told { rank, record: Box::new(Record { v: VERSION, generation: 1, rank, seq: 0, time_ms: 0, event }) }
+}
+
+fn exit(rank: u32, code: Option<i32>, signal: Option<i32>, stopped: bool) -> Event {
+    let sha256 = String::new();
+    told(rank, Told::Exit { code, signal, stopped, oom_killed: false, lines: 0, bytes: 0, sha256, dropped: 0 })
+}
+
+fn running(ranks: u32) -> RunState {
+    let mut state = RunState::new(ranks, Duration::from_secs(10));
+    state.begin();
+    for rank in 0..ranks {
+        state.on_event(Event::Created { rank }, NOW);
+    }
+    for rank in 0..ranks {
+        state.on_event(Event::Started { rank }, NOW);
+    }
+    assert!(state.gone, "trainers were told to start");
+    state
+}
+
+fn ask(rank: u32, how: Ending) -> Action {
+    Action::Ask { rank, how }
+}
+
+#[test]
+fn a_good_run_goes_from_create_to_remove() {
+    let mut state = RunState::new(2, Duration::from_secs(10));
+    assert_eq!(state.begin(), [Action::Create { rank: 0 }]);
+    let next = [Action::Start { rank: 0 }, Action::Create { rank: 1 }];
+    assert_eq!(state.on_event(Event::Created { rank: 0 }, NOW), next);
+    assert_eq!(state.on_event(Event::Created { rank: 1 }, NOW), []);
+    assert_eq!(state.on_event(Event::Started { rank: 0 }, NOW), [Action::Start { rank: 1 }]);
+    assert_eq!(state.on_event(Event::Started { rank: 1 }, NOW), [Action::Go]);
+    assert_eq!(state.on_event(exit(0, Some(0), None, false), NOW), []);
+    let removes = [Action::Remove { rank: 0 }, Action::Remove { rank: 1 }];
+    assert_eq!(state.on_event(exit(1, Some(0), None, false), NOW), removes);
+    state.on_event(Event::Removed { rank: 0 }, NOW);
+    assert!(!state.is_over());
+    state.on_event(Event::Removed { rank: 1 }, NOW);
+    assert!(state.is_over());
+    assert!(state.ends().iter().all(RankEnd::is_good));
+}
+
+#[test]
+fn trainers_start_once() {
+    let mut state = running(2);
+    assert_eq!(state.on_event(told(0, Told::Waiting), NOW), []);
+    assert_eq!(state.on_event(Event::Deadline, NOW), []);
+}
+
+#[test]
+fn one_bad_end_ends_all_at_once() {
+    let mut state = running(3);
+    let actions = state.on_event(exit(1, None, Some(9), false), NOW);
+    assert_eq!(actions, [ask(0, Ending::AtOnce), ask(2, Ending::AtOnce)]);
+    assert_eq!(state.deadline(), Some(NOW + SEAL_TIME));
+    assert_eq!(state.on_event(exit(0, None, Some(9), true), NOW), []);
+    // Rank 2's agent does not answer: the engine kills it, and that is no failure of its own.
+    assert_eq!(state.on_event(Event::Deadline, NOW + SEAL_TIME), [ask(2, Ending::ByForce)]);
+    let actions = state.on_event(Event::Ended { rank: 2, code: Some(137), oom_killed: false }, NOW);
+    assert_eq!(actions.len(), 3, "{actions:?}");
+    let ends = state.ends();
+    assert!(!ends[1].was_asked() && !ends[1].is_good());
+    assert!(ends[0].was_asked() && ends[2].was_asked());
+}
+
+#[test]
+fn a_container_without_a_seal_is_a_bad_end() {
+    let mut state = running(2);
+    let actions = state.on_event(Event::Ended { rank: 0, code: Some(137), oom_killed: false }, NOW);
+    assert_eq!(actions, [ask(1, Ending::AtOnce)]);
+    assert!(matches!(state.ends()[0].how, How::Unsealed { by_us: false, .. }));
+}
+
+#[test]
+fn the_end_of_a_sealed_container_says_nothing_new() {
+    let mut state = running(2);
+    state.on_event(exit(1, Some(0), None, false), NOW);
+    assert_eq!(state.on_event(Event::Ended { rank: 1, code: Some(0), oom_killed: false }, NOW), []);
+    assert!(state.ends()[0].is_good());
+}
+
+#[test]
+fn ctrl_c_asks_then_insists() {
+    let mut state = running(2);
+    let asks = |how| [ask(0, how), ask(1, how)];
+    assert_eq!(state.on_event(Event::Signal(Signal::Interrupt), NOW), asks(Ending::Gracefully));
+    assert_eq!(state.on_event(Event::Deadline, NOW + Duration::from_secs(9)), []);
+    assert_eq!(state.on_event(Event::Deadline, NOW + Duration::from_secs(10)), asks(Ending::AtOnce));
+    assert_eq!(state.signal(), Some(Signal::Interrupt));
+}
+
+#[test]
+fn the_second_ctrl_c_kills() {
+    let mut state = running(1);
+    state.on_event(Event::Signal(Signal::Interrupt), NOW);
+    assert_eq!(state.on_event(Event::Signal(Signal::Interrupt), NOW), [ask(0, Ending::ByForce)]);
+    assert_eq!(state.on_event(Event::Signal(Signal::Interrupt), NOW), []);
+}
+
+#[test]
+fn ctrl_c_before_anything_exists_leaves_nothing() {
+    let mut state = RunState::new(2, Duration::from_secs(10));
+    state.begin();
+    assert_eq!(state.on_event(Event::Signal(Signal::Interrupt), NOW), []);
+    assert_eq!(state.on_event(Event::Created { rank: 0 }, NOW), [Action::Remove { rank: 0 }]);
+    state.on_event(Event::Removed { rank: 0 }, NOW);
+    assert!(state.is_over());
+}
+
+#[test]
+fn one_that_starts_late_still_hears_of_the_end() {
+    let mut state = RunState::new(2, Duration::from_secs(10));
+    state.begin();
+    state.on_event(Event::Created { rank: 0 }, NOW);
+    assert_eq!(state.on_event(Event::Signal(Signal::Terminate), NOW), []);
+    assert_eq!(state.on_event(Event::Started { rank: 0 }, NOW), [ask(0, Ending::Gracefully)]);
+    // The follower was still being created: it must be known, to be removed.
+    assert_eq!(state.on_event(exit(0, None, None, true), NOW), []);
+    let removes = [Action::Remove { rank: 0 }, Action::Remove { rank: 1 }];
+    assert_eq!(state.on_event(Event::Created { rank: 1 }, NOW), removes);
+}
+
+#[test]
+fn a_leader_that_cannot_be_created_ends_the_run() {
+    let mut state = RunState::new(2, Duration::from_secs(10));
+    state.begin();
+    let failed = Event::EngineFailed { rank: 0, operation: Operation::Create, message: "no such image".into() };
+    assert_eq!(state.on_event(failed, NOW), []);
+    assert!(state.is_over());
+    assert!(matches!(state.ends()[0].how, How::NotStarted { .. }));
+}
+
+#[test]
+fn a_follower_that_cannot_be_created_takes_its_leader_along() {
+    let mut state = RunState::new(2, Duration::from_secs(10));
+    state.begin();
+    state.on_event(Event::Created { rank: 0 }, NOW);
+    state.on_event(Event::Started { rank: 0 }, NOW);
+    let failed = Event::EngineFailed { rank: 1, operation: Operation::Create, message: "no space".into() };
+    assert_eq!(state.on_event(failed, NOW), [ask(0, Ending::AtOnce)]);
+    assert_eq!(state.on_event(exit(0, None, None, true), NOW), [Action::Remove { rank: 0 }]);
+    state.on_event(Event::Removed { rank: 0 }, NOW);
+    assert!(state.is_over());
+}
+
+#[test]
+fn a_container_that_cannot_start_is_removed() {
+    let mut state = RunState::new(1, Duration::from_secs(10));
+    state.begin();
+    state.on_event(Event::Created { rank: 0 }, NOW);
+    let failed = Event::EngineFailed { rank: 0, operation: Operation::Start, message: "no device driver".into() };
+    assert_eq!(state.on_event(failed, NOW), [Action::Remove { rank: 0 }]);
+}
+
+#[test]
+fn a_lost_terminal_changes_nothing() {
+    assert_eq!(running(2).on_event(Event::Signal(Signal::Hangup), NOW), []);
+}
+
+#[test]
+fn the_first_reason_of_a_rank_counts() {
+    let mut state = running(1);
+    let failure = |class, message: &str| Told::Failure { class, message: message.into() };
+    state.on_event(told(0, failure(FailureClass::OutOfMemoryDevice, "first")), NOW);
+    state.on_event(told(0, failure(FailureClass::Code, "second")), NOW);
+    state.on_event(exit(0, Some(1), None, false), NOW);
+    assert_eq!(state.ends()[0].failure, Some((FailureClass::OutOfMemoryDevice, "first".into())));
+}
