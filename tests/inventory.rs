@@ -4,6 +4,8 @@
 mod child;
 #[path = "inventory/choose.rs"]
 mod choose;
+#[path = "inventory/command.rs"]
+mod command;
 #[path = "inventory/locks.rs"]
 mod locks;
 #[path = "inventory/read.rs"]

@@ -230,8 +230,8 @@ fn open(path: &Path, access: OFlags) -> Result<File, Errno> {
 /// Opens a lock file for writing; makes it when it is not there.
 fn open_or_create(path: &Path) -> Result<File, Errno> {
     loop {
-        // First without `O_CREAT`: in a sticky folder the kernel refuses that flag, even to root, on the file of another user
-        // (`fs.protected_regular`).
+        // First without `O_CREAT`: in a sticky folder the kernel refuses that flag, even to root, on the file of another
+        // user (`fs.protected_regular`).
         match open(path, OFlags::RDWR) {
             Err(Errno::NOENT) => {}
             result => return result,

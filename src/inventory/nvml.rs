@@ -12,7 +12,7 @@ use nvml_wrapper::{Device, Nvml, cuda_driver_version_major, cuda_driver_version_
 
 use super::{ComputeCapability, CudaVersion, Gpu, Host, Inventory, Memory, Mig, Process, Unreadable, VERSION, host};
 
-/// Names under which the loader knows the library: the driver's packages bring the first, those for developers the second.
+/// Names under which the loader knows the library: the driver's packages bring the first, developers' the second.
 const NAMES: [&str; 2] = ["libnvidia-ml.so.1", "libnvidia-ml.so"];
 
 /// Takes the inventory of this machine. `library` is a path to NVML where it is not in its usual place.

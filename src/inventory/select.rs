@@ -12,8 +12,8 @@ pub use error::SelectError;
 pub struct SelectOptions<'a> {
     /// Take a card that was asked for by name although somebody computes on it.
     pub allow_busy: bool,
-    /// Value of the caller's `CUDA_VISIBLE_DEVICES`: what `auto` and `gpus: N` may choose from, in its order. Its numbers
-    /// are read as nvidia-smi's.
+    /// Value of the caller's `CUDA_VISIBLE_DEVICES`: what `auto` and `gpus: N` may choose from, in its order. Its
+    /// numbers are read as nvidia-smi's.
     pub cuda_visible_devices: Option<&'a str>,
 }
 

@@ -1,10 +1,10 @@
-//! What a test needs another process for: the stub reads its document's name from the environment, and locks are held by
-//! processes. The other process is this test program again, told what to do through its environment.
+//! What a test needs another process for: the stub reads its document's name from the environment, and locks are held
+//! by processes. The other process is this test program again, told what to do through its environment.
 
 use std::io::{BufRead as _, BufReader, Read as _, Write as _};
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
-use std::sync::OnceLock;
+use std::process::{Child, Command, Output, Stdio};
+use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError};
 
 use evenkeel::inventory::lock::{DeviceLocks, Holder};
 use evenkeel::inventory::{DeviceId, Inventory, nvml};
@@ -40,6 +40,24 @@ fn child() {
     }
 }
 
+/// Keeps the tests of this program from starting processes: one that is started has every open file, locks too, until
+/// it becomes another program. Whoever asks whether a lock is free right after giving it back holds this.
+pub fn no_forks() -> MutexGuard<'static, ()> {
+    static FORKS: Mutex<()> = Mutex::new(());
+    FORKS.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+fn spawn(command: &mut Command) -> Child {
+    let _alone = no_forks();
+    command.spawn().expect("the program starts")
+}
+
+/// Runs a program to its end.
+pub fn run(command: &mut Command) -> Output {
+    let child = spawn(command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped()));
+    child.wait_with_output().expect("the program ends")
+}
+
 fn tell(text: &str) {
     println!("\n{MARK}{text}");
     std::io::stdout().flush().expect("the parent reads");
@@ -59,7 +77,7 @@ pub fn holder(run: &str) -> Holder {
 /// Takes the inventory through the stub, as the file `document` describes the machine.
 pub fn inventory(document: &Path) -> Inventory {
     let mut command = task(&this_program(), "inventory", library());
-    let output = command.env("EVENKEEL_NVML_STUB", document).output().expect("this program starts again");
+    let output = run(command.env("EVENKEEL_NVML_STUB", document));
     let text = String::from_utf8(output.stdout).expect("text");
     let said = text.lines().find_map(|line| line.strip_prefix(MARK));
     let said = said.unwrap_or_else(|| panic!("{text}{}", String::from_utf8_lossy(&output.stderr)));
@@ -68,7 +86,12 @@ pub fn inventory(document: &Path) -> Inventory {
 
 /// Takes the inventory of a machine that a fixture describes.
 pub fn fixture(name: &str) -> Inventory {
-    inventory(&Path::new(env!("CARGO_MANIFEST_DIR")).join(format!("tests/nvml-stub/fixtures/{name}.json")))
+    inventory(&fixture_path(name))
+}
+
+/// The document of a fixture.
+pub fn fixture_path(name: &str) -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join(format!("tests/nvml-stub/fixtures/{name}.json"))
 }
 
 /// A process that holds locks, and a child of its own that must not.
@@ -85,7 +108,7 @@ impl HoldingProcess {
         if let Some(uid) = uid {
             std::os::unix::process::CommandExt::uid(&mut command, uid);
         }
-        let mut process = command.spawn().expect("this program starts again");
+        let mut process = spawn(&mut command);
         let mut lines = BufReader::new(process.stdout.take().expect("a pipe")).lines();
         let said = lines.find_map(|line| line.expect("text").strip_prefix(MARK).map(str::to_owned));
         let heir = said.expect("the child holds the devices").parse().expect("a process");
@@ -133,13 +156,10 @@ pub fn library() -> &'static Path {
     static LIBRARY: OnceLock<PathBuf> = OnceLock::new();
     LIBRARY.get_or_init(|| {
         let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
-        let output = Command::new(cargo)
-            .args(["build", "--locked", "-p", "evenkeel-nvml-stub", "--message-format=json"])
-            .current_dir(env!("CARGO_MANIFEST_DIR"))
-            .stderr(Stdio::inherit())
-            .output()
-            .expect("cargo starts");
-        assert!(output.status.success(), "the stub does not build");
+        let mut command = Command::new(cargo);
+        command.args(["build", "--locked", "-p", "evenkeel-nvml-stub", "--message-format=json"]);
+        let output = run(command.current_dir(env!("CARGO_MANIFEST_DIR")));
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
         let messages = String::from_utf8(output.stdout).expect("cargo speaks JSON");
         let artifact = messages.lines().find_map(|line| {
             let message: serde_json::Value = serde_json::from_str(line).ok()?;

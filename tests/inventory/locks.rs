@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use evenkeel::inventory::lock::{self, DeviceLocks, LockError, held_by};
 use evenkeel::inventory::{Availability, DeviceId, DeviceRequest, Gpu, Host, Inventory, Mig, SelectOptions};
 
-use super::child::{HoldingProcess, gpu, holder, this_program};
+use super::child::{HoldingProcess, gpu, holder, no_forks, this_program};
 
 /// A folder that every user can enter, and the folder of locks in it, which is not there yet.
 fn place() -> (tempfile::TempDir, PathBuf) {
@@ -43,6 +43,7 @@ fn a_lock_is_freed_by_death_even_when_a_child_lives_on() {
 
 #[test]
 fn all_are_locked_or_none() {
+    let _alone = no_forks();
     let (_folder, locks) = place();
     let held = acquire(&locks, &["GPU-b"]).expect("free");
     assert!(matches!(acquire(&locks, &["GPU-c", "GPU-a", "GPU-b"]), Err(LockError::Held { .. })));
@@ -135,6 +136,7 @@ fn nothing_but_a_plain_file_of_its_own_is_written_to() {
 
 #[test]
 fn rubbish_in_a_lock_file_is_no_holder_and_no_obstacle() {
+    let _alone = no_forks();
     let (_folder, locks) = place();
     drop(acquire(&locks, &["GPU-a"]).expect("free"));
     let path = locks.join("GPU-a.lock");
@@ -160,6 +162,7 @@ fn cpu_devices_take_no_lock() {
 
 #[test]
 fn a_held_card_is_left_out() {
+    let _alone = no_forks();
     let (_folder, locks) = place();
     let card = |index: u32, uuid: &str| Gpu {
         index,

@@ -103,7 +103,7 @@ pub enum SelectError {
     #[error("the CPU devices with a size leave no processor for those without")]
     CpuLeftOver,
     /// More memory than the host has.
-    #[error("the CPU devices want {} of memory and the machine has {}", render::bytes(*wanted), render::bytes(*present))]
+    #[error("the CPU devices want {} of memory, the machine has {}", render::bytes(*wanted), render::bytes(*present))]
     MemoryTooLarge {
         /// Bytes wanted.
         wanted: u64,

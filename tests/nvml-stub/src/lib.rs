@@ -1,5 +1,5 @@
-//! The NVML functions that Evenkeel calls through nvml-wrapper, answered from a JSON file: NVIDIA's library for tests on
-//! machines without NVIDIA.
+//! The NVML functions that Evenkeel calls through nvml-wrapper, answered from a JSON file: NVIDIA's library for tests
+//! on machines without NVIDIA.
 //!
 //! The file is named by the environment variable `EVENKEEL_NVML_STUB` and read once, at `nvmlInit_v2`:
 //!
@@ -28,8 +28,8 @@
 //! }
 //! ```
 //!
-//! Everything may be left out. Wherever a value can stand, `{"error": CODE}` makes that call answer with an error of NVML's; a
-//! value that is not there answers 3, not supported, as real cards do. `device_count` and `handle` are there for their
+//! Everything may be left out. Wherever a value can stand, `{"error": CODE}` makes that call answer with an error of NVML's;
+//! a value that is not there answers 3, not supported, as real cards do. `device_count` and `handle` are there for their
 //! errors: the count is that of `devices`. A `null` among `mig_devices` is a number that no instance bears. A process
 //! without `used` has memory that the driver does not tell.
 
@@ -117,8 +117,8 @@ unsafe fn store_text(place: *mut c_char, length: c_uint, text: &str) -> Result<(
     if text.len() >= length as usize {
         return Err(INSUFFICIENT_SIZE);
     }
-    // SAFETY: the text and its end mark are at most `length` bytes, for which the place is valid, as the caller promises; the
-    // text is ours and does not overlap it.
+    // SAFETY: the text and its end mark are at most `length` bytes, for which the place is valid, as the caller
+    // promises; the text is ours and does not overlap it.
     unsafe {
         std::ptr::copy_nonoverlapping(text.as_ptr().cast(), place, text.len());
         place.add(text.len()).write(0);
