@@ -103,15 +103,15 @@ impl ImageName {
             disk_bytes: disk * MIB,
         };
         match self {
-            Self::Debian => recipe("", "", &[], &[], 45, 120),
+            Self::Debian => recipe("", "", &[], &[], 45, 80),
             Self::Base => {
                 recipe("images/base/Dockerfile", "", &[(Some("DEBIAN_IMAGE"), Self::Debian)], &["images/base"], 25, 60)
             }
             Self::Torch => {
-                recipe("images/worker/Dockerfile", "torch", &[BASE], &["images/base", "images/worker"], 2_600, 6_000)
+                recipe("images/worker/Dockerfile", "torch", &[BASE], &["images/base", "images/worker"], 560, 1_300)
             }
             Self::Builder => {
-                recipe("images/worker/Dockerfile", "builder", &[BASE, (None, Self::Torch)], SOURCES, 350, 2_000)
+                recipe("images/worker/Dockerfile", "builder", &[BASE, (None, Self::Torch)], SOURCES, 200, 1_400)
             }
             Self::Worker => recipe(
                 "images/worker/Dockerfile",
@@ -126,8 +126,8 @@ impl ImageName {
                 "ultralytics",
                 ULTRALYTICS,
                 &["images/base", "images/ultralytics"],
-                300,
-                7_000,
+                2_000,
+                8_500,
             ),
             Self::Workbench => recipe(
                 "images/ultralytics/Dockerfile",
@@ -139,8 +139,8 @@ impl ImageName {
                     (None, Self::Ultralytics),
                 ],
                 &["images/base", "images/ultralytics"],
-                150,
-                500,
+                100,
+                700,
             ),
         }
     }
