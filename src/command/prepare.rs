@@ -95,8 +95,16 @@ impl Prepared {
         &self.resolved.job
     }
 
-    /// Finds data and weights; fetches those that are known by name.
+    /// Finds volumes, data and weights; fetches those that are known by name.
     pub async fn find_data(&mut self, settings: &Settings, screen: &mut Screen) -> Result<(), Failure> {
+        for volume in &self.resolved.job.volumes {
+            // One that only the engine may look into is left to it.
+            let found = std::fs::metadata(&volume.source);
+            if let Some(error) = found.err().filter(|error| error.kind() == std::io::ErrorKind::NotFound) {
+                let named = NoVolume { path: volume.source.clone(), source: error };
+                return Err(Failure::new(ExitCode::BadRequest, named).hint("paths are relative to the job file"));
+            }
+        }
         if let Some(named) = &self.resolved.job.data {
             let found = super::fetch::data(named, settings, screen).await?;
             for warning in &found.warnings {
@@ -299,6 +307,13 @@ fn mounted_model(path: &Path) -> Model {
     let target = format!("{}/{file}", evenkeel_wire::path::MODEL);
     let mount = Mount { source: path.to_owned(), target: target.clone(), read_only: true };
     Model { name: target, mount: Some(mount) }
+}
+
+#[derive(Debug, thiserror::Error)]
+#[error("failed to find the volume `{}` that the job names", path.display())]
+struct NoVolume {
+    path: std::path::PathBuf,
+    source: std::io::Error,
 }
 
 fn pretty(value: &impl serde::Serialize) -> Vec<u8> {

@@ -57,8 +57,8 @@ impl NotReady {
     pub fn hint(&self) -> String {
         match self {
             Self::DriverTooOld { needed, .. } => format!(
-                "install driver {needed} or newer (`sudo apt install nvidia-driver` where it is packaged), or build the images \
-                 for an older CUDA with the build argument `TORCH_FLAVOUR` (images/README.md)"
+                "install driver {needed} or newer (`sudo apt install nvidia-driver` where it is packaged), or build the \
+                 images for an older CUDA with the build argument `TORCH_FLAVOUR` (images/README.md)"
             ),
             Self::CardTooOld { .. } => {
                 "build the images for an older CUDA with the build argument `TORCH_FLAVOUR` (images/README.md), \
@@ -147,8 +147,8 @@ pub fn check_cuda(host: &Host, devices: &[Device], cuda: CudaVersion) -> Result<
 /// The toolkit is missing, or the engine does not know of it.
 pub fn check_toolkit(devices: &[Device], engine: &EngineFacts) -> Result<(), NotReady> {
     let wants_gpus = devices.iter().any(|device| device.id.uuid().is_some());
-    // `--gpus` needs the hook on the engine's PATH and nothing else; the runtime's name and a CDI specification are two other
-    // signs of a toolkit that is set up.
+    // `--gpus` needs the hook on the engine's PATH and nothing else; the runtime's name and a CDI specification are two
+    // other signs of a toolkit that is set up.
     let known = engine.hook_on_path || engine.cdi_spec_found || engine.runtimes.iter().any(|name| name == "nvidia");
     match known || !wants_gpus {
         true => Ok(()),

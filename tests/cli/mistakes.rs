@@ -35,7 +35,7 @@ fn a_job_that_cannot_be_read_is_named() {
     let place = Place::new();
     for command in ["train", "plan"] {
         refused(&place, &[command, "missing.yaml"]).saying("missing.yaml");
-        refused(&place, &[command, "."]).saying("`.`");
+        refused(&place, &[command, "."]).saying("folder");
         refused(&place, &[command, "/dev/null"]).saying("/dev/null");
         refused(&place, &[command, "作业.yaml"]).saying("作业.yaml");
     }

@@ -1,5 +1,8 @@
 //! Ranks as real processes: a test starts its own binary again, once for each rank, and asks it for one case.
 
+// Compiled into every test program anew; none of them uses all of it.
+#![allow(dead_code, clippy::allow_attributes, reason = "what is unused differs between the test programs")]
+
 use std::fs::File;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
@@ -65,8 +68,11 @@ pub struct Outcome {
     pub output: String,
 }
 
+/// A case by its name: what each of its ranks does.
+pub type Case = (&'static str, fn(&Rank));
+
 /// In the rank's process: runs the case that the test asked for. In the test's own: nothing.
-pub fn rank_process(cases: &[(&str, fn(&Rank))]) {
+pub fn rank_process(cases: &[Case]) {
     let Ok(name) = env::var(CASE) else { return };
     let number = |variable: &str| env::var(variable).expect(variable).parse::<u32>().expect(variable);
     let rank = Rank {
