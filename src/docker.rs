@@ -12,8 +12,8 @@ use bollard::models::{
 };
 use bollard::query_parameters::{
     BuildImageOptions, CreateContainerOptions, CreateImageOptions, ImportImageOptions, InspectContainerOptions,
-    KillContainerOptions, ListContainersOptions, RemoveContainerOptions, RemoveImageOptions, TagImageOptions,
-    WaitContainerOptions,
+    KillContainerOptions, ListContainersOptions, ListImagesOptions, RemoveContainerOptions, RemoveImageOptions,
+    TagImageOptions, WaitContainerOptions,
 };
 use bytes::Bytes;
 use futures_util::{Stream, StreamExt, TryStreamExt};
@@ -102,8 +102,10 @@ pub struct Image {
     pub size_bytes: u64,
     /// Its labels.
     pub labels: HashMap<String, String>,
-    /// Its entry point and command, one after the other: what it runs when nothing else is said.
-    pub program: Vec<String>,
+    /// First words of what it runs.
+    pub entrypoint: Vec<String>,
+    /// The rest of it, unless a job says something else.
+    pub command: Vec<String>,
 }
 
 /// How a container stands.
@@ -141,6 +143,8 @@ pub struct Build {
     pub args: HashMap<String, String>,
     /// Labels of the result.
     pub labels: HashMap<String, String>,
+    /// Network of the steps, as `host`; empty: the engine's default.
+    pub network: String,
 }
 
 /// One sign of life of a build, a pull or a load.
@@ -222,13 +226,12 @@ impl Engine {
         match self.docker.inspect_image(name).await.map_err(failed(format!("inspect the image `{name}`"))) {
             Ok(image) => {
                 let config = image.config.unwrap_or_default();
-                let mut program = config.entrypoint.unwrap_or_default();
-                program.extend(config.cmd.unwrap_or_default());
                 Ok(Some(Image {
                     id: image.id.unwrap_or_default(),
                     size_bytes: image.size.and_then(|bytes| u64::try_from(bytes).ok()).unwrap_or(0),
                     labels: config.labels.unwrap_or_default(),
-                    program,
+                    entrypoint: config.entrypoint.unwrap_or_default(),
+                    command: config.cmd.unwrap_or_default(),
                 }))
             }
             Err(error) if error.is_not_found() => Ok(None),
@@ -236,8 +239,19 @@ impl Engine {
         }
     }
 
-    /// Builds an image from a context (a tar archive).
-    pub fn build(&self, build: Build, context: Bytes) -> impl Stream<Item = Result<Progress, DockerError>> + '_ {
+    /// Names of the images whose repository fits a pattern such as `evenkeel/*`.
+    pub async fn image_names(&self, pattern: &str) -> Result<Vec<String>, DockerError> {
+        let filters = HashMap::from([("reference".to_owned(), vec![pattern.to_owned()])]);
+        let options = ListImagesOptions { filters: Some(filters), ..Default::default() };
+        let found = self.docker.list_images(Some(options)).await.map_err(failed("list images"))?;
+        Ok(found.into_iter().flat_map(|image| image.repo_tags).collect())
+    }
+
+    /// Builds an image from a context (a tar archive) with the classic builder. Dropping the stream ends the build.
+    pub fn build<S>(&self, build: Build, context: S) -> impl Stream<Item = Result<Progress, DockerError>> + '_
+    where
+        S: Stream<Item = std::io::Result<Bytes>> + Send + 'static,
+    {
         let what = format!("build the image `{}`", build.tag);
         let options = BuildImageOptions {
             dockerfile: build.dockerfile,
@@ -245,11 +259,12 @@ impl Engine {
             target: build.target,
             buildargs: Some(build.args),
             labels: Some(build.labels),
+            networkmode: (!build.network.is_empty()).then_some(build.network),
             rm: true,
             forcerm: true,
             ..Default::default()
         };
-        self.docker.build_image(options, None, Some(bollard::body_full(context))).filter_map(move |info| {
+        self.docker.build_image(options, None, Some(bollard::body_try_stream(context))).filter_map(move |info| {
             std::future::ready(match info.map_err(failed(what.clone())) {
                 Err(error) => Some(Err(error)),
                 Ok(info) => match (info.error_detail.and_then(|detail| detail.message), info.stream, info.status) {
@@ -261,8 +276,9 @@ impl Engine {
         })
     }
 
-    /// Makes an image of one layer from a root file system (a tar archive), as `docker import` does.
-    pub async fn import<S>(&self, name: &str, tar: S) -> Result<(), DockerError>
+    /// Makes an image of one layer from a root file system (a tar archive), as `docker import` does; `changes` are
+    /// Dockerfile instructions such as `LABEL a=b`.
+    pub async fn import<S>(&self, name: &str, changes: &[&str], tar: S) -> Result<(), DockerError>
     where
         S: Stream<Item = std::io::Result<Bytes>> + Send + 'static,
     {
@@ -271,6 +287,7 @@ impl Engine {
             from_src: Some("-".into()),
             repo: Some(repo.into()),
             tag: Some(tag.into()),
+            changes: changes.iter().map(|change| (*change).to_owned()).collect(),
             ..Default::default()
         };
         let body = bollard::body_try_stream(tar);
@@ -284,7 +301,10 @@ impl Engine {
     /// Pulls an image from its registry.
     pub fn pull(&self, name: &str) -> impl Stream<Item = Result<Progress, DockerError>> + '_ {
         let what = format!("pull the image `{name}`");
-        let options = CreateImageOptions { from_image: Some(name.to_owned()), ..Default::default() };
+        // Without a tag the engine would pull every tag of the repository.
+        let last = name.rsplit_once('/').map_or(name, |(_, last)| last);
+        let tag = (!last.contains([':', '@'])).then(|| "latest".to_owned());
+        let options = CreateImageOptions { from_image: Some(name.to_owned()), tag, ..Default::default() };
         self.docker.create_image(Some(options), None, None).filter_map(move |info| {
             std::future::ready(match info.map_err(failed(what.clone())) {
                 Err(error) => Some(Err(error)),
@@ -305,14 +325,15 @@ impl Engine {
         self.docker.export_images(names).map_err(|error| failed("save images")(error))
     }
 
-    /// Loads images from such an archive.
-    pub async fn load<S>(&self, tar: S) -> Result<(), DockerError>
+    /// Loads images from such an archive; returns what the engine says of it, as `Loaded image: name:tag`.
+    pub async fn load<S>(&self, tar: S) -> Result<Vec<String>, DockerError>
     where
         S: Stream<Item = std::io::Result<Bytes>> + Send + 'static,
     {
         self.docker
-            .import_image_stream(ImportImageOptions::default(), tar, None)
-            .try_for_each(|_| std::future::ready(Ok(())))
+            .import_image_stream(ImportImageOptions { quiet: true, ..Default::default() }, tar, None)
+            .try_filter_map(|info| std::future::ready(Ok(info.stream.map(|text| text.trim().to_owned()))))
+            .try_collect()
             .await
             .map_err(failed("load images"))
     }
@@ -414,6 +435,9 @@ fn body(spec: &ContainerSpec) -> ContainerCreateBody {
     if spec.memlock {
         ulimits.push(ulimit("memlock", -1));
     }
+    if let Some(bytes) = spec.data_bytes {
+        ulimits.push(ulimit("data", to_i64(bytes)));
+    }
     let gpus = (!spec.gpus.is_empty()).then(|| {
         vec![DeviceRequest {
             driver: Some(String::new()),
@@ -435,8 +459,6 @@ fn body(spec: &ContainerSpec) -> ContainerCreateBody {
         ipc_mode: Some(ipc),
         device_requests: gpus,
         nano_cpus: spec.cpus.map(nano_cpus),
-        memory: spec.memory_bytes.map(to_i64),
-        memory_swap: spec.memory_bytes.map(to_i64),
         ulimits: Some(ulimits),
         security_opt: Some(vec!["no-new-privileges".into()]),
         userns_mode: spec.host_users.then(|| "host".to_owned()),

@@ -2,11 +2,23 @@
 //!
 //! The modules stand in the order in which data flows through them; docs/architecture.md has the map.
 
+pub mod cli;
+pub mod settings;
+pub mod command;
+pub mod job;
 pub mod dataset;
-pub mod docker;
-pub mod endpoint;
-pub mod error;
-pub mod event;
 pub mod fetch;
+pub mod inventory;
+pub mod plan;
 pub mod launch;
+pub mod agent;
+pub mod endpoint;
+pub mod docker;
+pub mod image;
+pub mod event;
 pub mod watch;
+pub mod signal;
+pub mod failure;
+pub mod record;
+pub mod output;
+pub mod error;

@@ -1,2 +1,29 @@
-//! x
-fn main() {}
+//! The program: parse, start logging, call the library, map the outcome to an exit code.
+
+use std::process::ExitCode;
+
+use clap::Parser;
+use evenkeel::{cli::Cli, command, output};
+use tracing_subscriber::filter::LevelFilter;
+
+fn main() -> ExitCode {
+    let cli = Cli::parse();
+    let level = match cli.verbose {
+        0 => LevelFilter::WARN,
+        1 => LevelFilter::INFO,
+        _ => LevelFilter::DEBUG,
+    };
+    tracing_subscriber::fmt()
+        .with_max_level(level)
+        .with_writer(std::io::stderr)
+        .without_time()
+        .with_target(false)
+        .init();
+    match command::run(cli) {
+        Ok(code) => ExitCode::from(code as u8),
+        Err(failure) => {
+            output::say(&failure.render());
+            ExitCode::from(failure.code() as u8)
+        }
+    }
+}

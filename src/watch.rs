@@ -1,3 +1,277 @@
 //! The one loop of a run: what happens comes in, the state machine decides, what it decides is done.
+//!
+//! Actions run as tasks beside the loop and answer with events, so that nothing the engine takes its time for delays a
+//! signal or a rank's last word. The loop ends when every container is gone.
 
+pub mod spool;
 pub mod state;
+
+use std::path::PathBuf;
+use std::time::{Duration, Instant};
+
+use serde_json::json;
+use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
+
+use crate::docker::{DockerError, Engine};
+use crate::event::{Action, Ending, Event, Operation};
+use crate::launch::ContainerSpec;
+use crate::record::{Journal, RecordError};
+use crate::signal::Signals;
+use spool::{Growth, Spools};
+use state::RunState;
+
+/// What a generation needs to be launched and watched.
+pub struct Launch<'a> {
+    /// The engine.
+    pub engine: &'a Engine,
+    /// One container a rank, in rank order.
+    pub specs: &'a [ContainerSpec],
+    /// Number of the launch within the run, from 1.
+    pub generation: u32,
+    /// Folder of the ranks' events.
+    pub events: PathBuf,
+    /// Folder in which controller and agents meet.
+    pub control: PathBuf,
+    /// What a trainer gets between SIGTERM and its end by force.
+    pub grace: Duration,
+}
+
+/// Why a run could not be watched. Containers may still run then; the journal knows them.
+#[derive(Debug, thiserror::Error)]
+pub enum WatchError {
+    /// The spools cannot be followed.
+    #[error("failed to follow the spools in `{}`", folder.display())]
+    Spool {
+        /// Their folder.
+        folder: PathBuf,
+        /// The system's answer.
+        source: std::io::Error,
+    },
+    /// The record cannot be written.
+    #[error(transparent)]
+    Record(#[from] RecordError),
+    /// The trainers cannot be told to start.
+    #[error("failed to write the go to `{}`", path.display())]
+    Go {
+        /// The file.
+        path: PathBuf,
+        /// The system's answer.
+        source: std::io::Error,
+    },
+}
+
+/// What tasks beside the loop send it.
+enum Message {
+    Happened(Event),
+    /// The engine says that a container has ended; its spool is still to be read to the end.
+    ContainerEnded {
+        rank: u32,
+        code: Option<i64>,
+        oom_killed: bool,
+    },
+}
+
+/// Launches a generation and stays with it until its last container is gone. `on` hears every event, in order, after
+/// the state machine did.
+pub async fn watch(
+    launch: &Launch<'_>,
+    journal: &mut Journal,
+    signals: &mut Signals,
+    on: &mut dyn FnMut(&Event),
+) -> Result<RunState, WatchError> {
+    let spool_error = |source| WatchError::Spool { folder: launch.events.clone(), source };
+    let ranks = u32::try_from(launch.specs.len()).unwrap_or(u32::MAX);
+    let growth = Growth::watch(&[&launch.events]).map_err(spool_error)?;
+    let mut spools = Spools::new(&launch.events, ranks, launch.generation);
+    let mut state = RunState::new(ranks, launch.grace);
+    let (sender, mut receiver) = unbounded_channel();
+    let begin = Instant::now();
+
+    let first = state.begin();
+    perform(launch, journal, &sender, first)?;
+    while !state.is_over() {
+        let mut events = Vec::new();
+        tokio::select! {
+            message = next(&mut receiver) => match message {
+                Message::Happened(event) => events.push(event),
+                Message::ContainerEnded { rank, code, oom_killed } => {
+                    read(&mut spools, rank, &mut events).map_err(spool_error)?;
+                    events.push(Event::Ended { rank, code, oom_killed });
+                }
+            },
+            grown = growth.changed() => {
+                grown.map_err(spool_error)?;
+                for rank in 0..ranks {
+                    read(&mut spools, rank, &mut events).map_err(spool_error)?;
+                }
+            }
+            signal = signals.next() => events.push(Event::Signal(signal)),
+            () = until(begin, state.deadline()) => events.push(Event::Deadline),
+        }
+        for event in events {
+            note(journal, launch.generation, &event)?;
+            let actions = state.on_event(event.clone(), begin.elapsed());
+            on(&event);
+            perform(launch, journal, &sender, actions)?;
+        }
+    }
+    Ok(state)
+}
+
+async fn next(receiver: &mut UnboundedReceiver<Message>) -> Message {
+    match receiver.recv().await {
+        Some(message) => message,
+        // We hold a sender ourselves: the channel never closes.
+        None => std::future::pending().await,
+    }
+}
+
+async fn until(begin: Instant, deadline: Option<Duration>) {
+    match deadline {
+        Some(deadline) => tokio::time::sleep_until((begin + deadline).into()).await,
+        None => std::future::pending().await,
+    }
+}
+
+fn read(spools: &mut Spools, rank: u32, events: &mut Vec<Event>) -> std::io::Result<()> {
+    let records = spools.read(rank)?;
+    events.extend(records.into_iter().map(|record| Event::Told { rank, record: Box::new(record) }));
+    Ok(())
+}
+
+/// Facts that the spools do not hold go to the journal.
+fn note(journal: &mut Journal, generation: u32, event: &Event) -> Result<(), RecordError> {
+    let (fact, rank, detail) = match event {
+        Event::Created { rank } => ("created", *rank, json!(null)),
+        Event::Started { rank } => ("started", *rank, json!(null)),
+        Event::Removed { rank } => ("removed", *rank, json!(null)),
+        Event::Ended { rank, code, oom_killed } => ("ended", *rank, json!({ "code": code, "oom_killed": oom_killed })),
+        Event::EngineFailed { rank, operation, message } => {
+            ("engine_failed", *rank, json!({ "operation": format!("{operation:?}"), "message": message }))
+        }
+        Event::Signal(signal) => {
+            return journal.append("signal", json!({ "generation": generation, "signal": format!("{signal:?}") }));
+        }
+        Event::Told { .. } | Event::Deadline => return Ok(()),
+    };
+    journal.append(fact, json!({ "generation": generation, "rank": rank, "detail": detail }))
+}
+
+fn perform(
+    launch: &Launch<'_>,
+    journal: &mut Journal,
+    sender: &UnboundedSender<Message>,
+    actions: Vec<Action>,
+) -> Result<(), WatchError> {
+    for action in actions {
+        let engine = launch.engine.clone();
+        let sender = sender.clone();
+        match action {
+            Action::Create { rank } => {
+                let spec = launch.specs[rank as usize].clone();
+                let intent = json!({ "generation": launch.generation, "rank": rank, "container": spec.name });
+                journal.append("create", intent)?;
+                tokio::spawn(async move {
+                    let created = engine.create(&spec).await;
+                    tell(&sender, rank, Operation::Create, created.map(|_| ()), Event::Created { rank });
+                });
+            }
+            Action::Start { rank } => {
+                let spec = launch.specs[rank as usize].clone();
+                tokio::spawn(async move {
+                    let started = start(&engine, &spec).await;
+                    let runs = started.is_ok();
+                    tell(&sender, rank, Operation::Start, started, Event::Started { rank });
+                    if runs {
+                        let (code, oom_killed) = ended(&engine, &spec.name).await;
+                        let _ = sender.send(Message::ContainerEnded { rank, code, oom_killed });
+                    }
+                });
+            }
+            Action::Go => {
+                let path = launch.control.join(evenkeel_wire::path::go(launch.generation));
+                std::fs::write(&path, "").map_err(|source| WatchError::Go { path, source })?;
+                journal.append("go", json!({ "generation": launch.generation }))?;
+            }
+            Action::Ask { rank, how } => {
+                let name = launch.specs[rank as usize].name.clone();
+                let signal = match how {
+                    Ending::Gracefully => "SIGTERM",
+                    Ending::AtOnce => "SIGUSR1",
+                    Ending::ByForce => "SIGKILL",
+                };
+                journal.append("ask", json!({ "generation": launch.generation, "rank": rank, "signal": signal }))?;
+                tokio::spawn(async move {
+                    if let Err(error) = engine.signal(&name, signal).await {
+                        tracing::warn!("{error}");
+                    }
+                });
+            }
+            Action::Remove { rank } => {
+                let name = launch.specs[rank as usize].name.clone();
+                tokio::spawn(async move {
+                    let removed = remove(&engine, &name).await;
+                    tell(&sender, rank, Operation::Remove, removed, Event::Removed { rank });
+                });
+            }
+        }
+    }
+    Ok(())
+}
+
+fn tell(
+    sender: &UnboundedSender<Message>,
+    rank: u32,
+    operation: Operation,
+    outcome: Result<(), DockerError>,
+    done: Event,
+) {
+    let event = match outcome {
+        Ok(()) => done,
+        Err(error) => Event::EngineFailed { rank, operation, message: error.to_string() },
+    };
+    // The receiver is gone only when the loop is.
+    let _ = sender.send(Message::Happened(event));
+}
+
+/// Starts a container; where the engine may not lift the limit on locked memory, one without that wish in its place.
+async fn start(engine: &Engine, spec: &ContainerSpec) -> Result<(), DockerError> {
+    match engine.start(&spec.name).await {
+        Err(error) if error.is_rlimit() && spec.memlock => {
+            tracing::warn!("{error}; going on without unlimited locked memory");
+            engine.remove(&spec.name).await?;
+            engine.create(&ContainerSpec { memlock: false, ..spec.clone() }).await?;
+            engine.start(&spec.name).await
+        }
+        other => other,
+    }
+}
+
+/// Waits for a container's end through restarts of the engine.
+async fn ended(engine: &Engine, name: &str) -> (Option<i64>, bool) {
+    loop {
+        // A broken wait says nothing of the container; the engine does, once it answers again.
+        let _ = engine.wait(name).await;
+        match engine.inspect(name).await {
+            Ok(status) if !status.running => return (Some(status.exit_code), status.oom_killed),
+            Err(error) if error.is_not_found() => return (None, false),
+            Ok(_) | Err(_) => tokio::time::sleep(Duration::from_millis(500)).await,
+        }
+    }
+}
+
+/// Removes a container. A busy disk can hold one back for a moment.
+async fn remove(engine: &Engine, name: &str) -> Result<(), DockerError> {
+    const TRIES: u32 = 5;
+    let mut tries = 1;
+    loop {
+        match engine.remove(name).await {
+            Err(error) if tries < TRIES => {
+                tracing::debug!("{error}; trying again");
+                tokio::time::sleep(Duration::from_millis(200)).await;
+                tries += 1;
+            }
+            other => return other,
+        }
+    }
+}

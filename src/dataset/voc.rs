@@ -20,7 +20,8 @@ pub const VAL: [&str; 1] = ["images/test2007"];
 /// When a file is missing or a label cannot be read; the text names it.
 pub fn convert(dir: &Path, names: &[&str]) -> Result<(), String> {
     let kit = dir.join("VOCdevkit");
-    let told = |path: &Path, error: io::Error| format!("`{}`: {error}", path.strip_prefix(dir).unwrap_or(path).display());
+    let told =
+        |path: &Path, error: io::Error| format!("`{}`: {error}", path.strip_prefix(dir).unwrap_or(path).display());
     for (year, split) in SPLITS {
         let (images, labels) = (dir.join(format!("images/{split}{year}")), dir.join(format!("labels/{split}{year}")));
         for folder in [&images, &labels] {

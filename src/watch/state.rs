@@ -1,7 +1,7 @@
 //! The state machine of one generation: events in, actions out. It knows no engine, no file and no clock.
 //!
-//! The way of a rank: created, started, running, ended, removed. The leader starts first, since the others join its
-//! namespaces; trainers start when all containers run. The first bad end ends the whole generation.
+//! The way of a rank: created, started, running, ended, removed. The leader (rank 0) goes ahead: the others join its
+//! namespaces, for which it must exist when they are created and run when they start. Trainers start when all run. The first bad end ends the whole generation.
 
 use std::time::Duration;
 
@@ -112,8 +112,7 @@ impl RunState {
 
     /// The first actions.
     pub fn begin(&mut self) -> Vec<Action> {
-        self.ranks.iter_mut().for_each(|rank| rank.stage = Stage::Creating);
-        self.all(|rank| Action::Create { rank })
+        self.proceed()
     }
 
     /// When [`Event::Deadline`] is wanted, on the clock of [`Self::on_event`].
@@ -226,14 +225,12 @@ impl RunState {
             Ending::ByForce => None,
         };
         self.ending = Some((how, due));
-        let mut actions = self.all(|rank| Action::Ask { rank, how });
-        actions.retain(|action| match action {
-            Action::Ask { rank, .. } => {
-                let rank = &self.ranks[*rank as usize];
-                rank.stage == Stage::Running && rank.end.is_none()
+        let mut actions = Vec::new();
+        for (number, rank) in (0..).zip(&self.ranks) {
+            if rank.stage == Stage::Running && rank.end.is_none() {
+                actions.push(Action::Ask { rank: number, how });
             }
-            _ => true,
-        });
+        }
         actions.extend(self.proceed());
         actions
     }
@@ -243,17 +240,27 @@ impl RunState {
         if self.ending.is_some() || self.ranks.iter().all(|rank| rank.end.is_some()) {
             return self.clear();
         }
-        let all = |stage| self.ranks.iter().all(|rank| rank.stage >= stage);
-        if all(Stage::Running) && !self.gone {
+        let leader = self.ranks[0].stage;
+        let mut actions = Vec::new();
+        for (number, rank) in (0..).zip(&mut self.ranks) {
+            let follows = number > 0;
+            match rank.stage {
+                Stage::Absent if !follows || leader >= Stage::Created => {
+                    rank.stage = Stage::Creating;
+                    actions.push(Action::Create { rank: number });
+                }
+                Stage::Created if !follows || leader >= Stage::Running => {
+                    rank.stage = Stage::Starting;
+                    actions.push(Action::Start { rank: number });
+                }
+                _ => {}
+            }
+        }
+        if !self.gone && self.ranks.iter().all(|rank| rank.stage >= Stage::Running) {
             self.gone = true;
-            return vec![Action::Go];
+            actions.push(Action::Go);
         }
-        if all(Stage::Created) {
-            let leader_runs = self.ranks[0].stage >= Stage::Running;
-            let next = if leader_runs { 1..self.ranks.len() } else { 0..1 };
-            return next.filter_map(|rank| self.advance(rank, Stage::Created, Stage::Starting)).map(start).collect();
-        }
-        Vec::new()
+        actions
     }
 
     /// Removes every container as soon as none of them has anything left to say.
@@ -266,21 +273,18 @@ impl RunState {
         if self.ranks.iter().any(busy) {
             return Vec::new();
         }
-        let removable = |stage| matches!(stage, Stage::Created | Stage::Running);
         let mut actions = Vec::new();
-        for (rank, state) in self.ranks.iter_mut().enumerate() {
-            if removable(state.stage) {
-                state.stage = Stage::Removing;
-                actions.push(Action::Remove { rank: number(rank) });
+        for (number, rank) in (0..).zip(&mut self.ranks) {
+            match rank.stage {
+                Stage::Absent => rank.stage = Stage::Removed,
+                Stage::Created | Stage::Running => {
+                    rank.stage = Stage::Removing;
+                    actions.push(Action::Remove { rank: number });
+                }
+                _ => {}
             }
         }
         actions
-    }
-
-    fn advance(&mut self, rank: usize, from: Stage, to: Stage) -> Option<usize> {
-        let state = &mut self.ranks[rank];
-        (state.stage == from).then(|| state.stage = to)?;
-        Some(rank)
     }
 
     fn stage(&mut self, rank: u32, stage: Stage) {
@@ -299,18 +303,6 @@ impl RunState {
         self.arrivals += 1;
         true
     }
-
-    fn all(&self, action: impl Fn(u32) -> Action) -> Vec<Action> {
-        (0..self.ranks.len()).map(number).map(action).collect()
-    }
-}
-
-fn start(rank: usize) -> Action {
-    Action::Start { rank: number(rank) }
-}
-
-fn number(rank: usize) -> u32 {
-    u32::try_from(rank).unwrap_or(u32::MAX)
 }
 
 #[cfg(test)]

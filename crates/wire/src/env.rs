@@ -27,3 +27,13 @@ pub const PREFLIGHT: &str = "EVENKEEL_PREFLIGHT";
 pub const TIMEOUT: &str = "EVENKEEL_TIMEOUT";
 /// `cuda` or `cpu`: what this rank computes on.
 pub const DEVICE: &str = "EVENKEEL_DEVICE";
+
+/// Rank of the container in the job: names its spools. Unlike [`RANK`] it is there also where the program inside starts
+/// its own ranks, and the agent keeps it from the program.
+pub const POD_RANK: &str = "EVENKEEL_POD_RANK";
+/// Number of the container among those of this host; 0 leads the pod. For the agent alone.
+pub const POD_LOCAL_RANK: &str = "EVENKEEL_POD_LOCAL_RANK";
+/// Number of containers in the pod. For the agent alone.
+pub const POD_LOCAL_SIZE: &str = "EVENKEEL_POD_LOCAL_SIZE";
+/// Folder that the agent uses in place of [`crate::path::ROOT`]; how it is tested without a container.
+pub const ROOT: &str = "EVENKEEL_ROOT";

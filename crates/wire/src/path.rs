@@ -1,5 +1,7 @@
 //! Where things are inside a container. All are bound from the run's directory on the host.
 
+/// Folder that holds all of them. The agent takes another one from [`crate::env::ROOT`].
+pub const ROOT: &str = "/evenkeel";
 /// The agent's program, read-only.
 pub const AGENT: &str = "/evenkeel/agent";
 /// The trainer's job file, read-only; see [`crate::TrainerJob`].

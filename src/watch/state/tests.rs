@@ -24,6 +24,7 @@ fn running(ranks: u32) -> RunState {
     for rank in 0..ranks {
         state.on_event(Event::Started { rank }, NOW);
     }
+    assert!(state.gone, "trainers were told to start");
     state
 }
 
@@ -34,9 +35,10 @@ fn ask(rank: u32, how: Ending) -> Action {
 #[test]
 fn a_good_run_goes_from_create_to_remove() {
     let mut state = RunState::new(2, Duration::from_secs(10));
-    assert_eq!(state.begin(), [Action::Create { rank: 0 }, Action::Create { rank: 1 }]);
+    assert_eq!(state.begin(), [Action::Create { rank: 0 }]);
+    let next = [Action::Start { rank: 0 }, Action::Create { rank: 1 }];
+    assert_eq!(state.on_event(Event::Created { rank: 0 }, NOW), next);
     assert_eq!(state.on_event(Event::Created { rank: 1 }, NOW), []);
-    assert_eq!(state.on_event(Event::Created { rank: 0 }, NOW), [Action::Start { rank: 0 }]);
     assert_eq!(state.on_event(Event::Started { rank: 0 }, NOW), [Action::Start { rank: 1 }]);
     assert_eq!(state.on_event(Event::Started { rank: 1 }, NOW), [Action::Go]);
     assert_eq!(state.on_event(exit(0, Some(0), None, false), NOW), []);
@@ -107,13 +109,13 @@ fn the_second_ctrl_c_kills() {
 }
 
 #[test]
-fn ctrl_c_while_containers_are_created_leaves_none() {
+fn ctrl_c_before_anything_exists_leaves_nothing() {
     let mut state = RunState::new(2, Duration::from_secs(10));
     state.begin();
-    state.on_event(Event::Created { rank: 0 }, NOW);
     assert_eq!(state.on_event(Event::Signal(Signal::Interrupt), NOW), []);
-    let removes = [Action::Remove { rank: 0 }, Action::Remove { rank: 1 }];
-    assert_eq!(state.on_event(Event::Created { rank: 1 }, NOW), removes);
+    assert_eq!(state.on_event(Event::Created { rank: 0 }, NOW), [Action::Remove { rank: 0 }]);
+    state.on_event(Event::Removed { rank: 0 }, NOW);
+    assert!(state.is_over());
 }
 
 #[test]
@@ -121,21 +123,34 @@ fn one_that_starts_late_still_hears_of_the_end() {
     let mut state = RunState::new(2, Duration::from_secs(10));
     state.begin();
     state.on_event(Event::Created { rank: 0 }, NOW);
-    state.on_event(Event::Created { rank: 1 }, NOW);
     assert_eq!(state.on_event(Event::Signal(Signal::Terminate), NOW), []);
     assert_eq!(state.on_event(Event::Started { rank: 0 }, NOW), [ask(0, Ending::Gracefully)]);
+    // The follower was still being created: it must be known, to be removed.
+    assert_eq!(state.on_event(exit(0, None, None, true), NOW), []);
     let removes = [Action::Remove { rank: 0 }, Action::Remove { rank: 1 }];
-    assert_eq!(state.on_event(exit(0, None, None, true), NOW), removes);
+    assert_eq!(state.on_event(Event::Created { rank: 1 }, NOW), removes);
 }
 
 #[test]
-fn a_container_that_cannot_be_created_takes_the_others_along() {
+fn a_leader_that_cannot_be_created_ends_the_run() {
     let mut state = RunState::new(2, Duration::from_secs(10));
     state.begin();
     let failed = Event::EngineFailed { rank: 0, operation: Operation::Create, message: "no such image".into() };
     assert_eq!(state.on_event(failed, NOW), []);
-    assert_eq!(state.on_event(Event::Created { rank: 1 }, NOW), [Action::Remove { rank: 1 }]);
-    state.on_event(Event::Removed { rank: 1 }, NOW);
+    assert!(state.is_over());
+    assert!(matches!(state.ends()[0].how, How::NotStarted { .. }));
+}
+
+#[test]
+fn a_follower_that_cannot_be_created_takes_its_leader_along() {
+    let mut state = RunState::new(2, Duration::from_secs(10));
+    state.begin();
+    state.on_event(Event::Created { rank: 0 }, NOW);
+    state.on_event(Event::Started { rank: 0 }, NOW);
+    let failed = Event::EngineFailed { rank: 1, operation: Operation::Create, message: "no space".into() };
+    assert_eq!(state.on_event(failed, NOW), [ask(0, Ending::AtOnce)]);
+    assert_eq!(state.on_event(exit(0, None, None, true), NOW), [Action::Remove { rank: 0 }]);
+    state.on_event(Event::Removed { rank: 0 }, NOW);
     assert!(state.is_over());
 }
 

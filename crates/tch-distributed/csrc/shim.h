@@ -1,0 +1,80 @@
+// The C surface between Rust and c10d. `src/ffi.rs` mirrors it declaration by declaration.
+//
+// Every function that can fail returns a `tchd_status` and is `noexcept`: no C++ exception crosses into Rust. Objects
+// are opaque pointers made by one function and given back to exactly one other. Bytes and keys are pointer and length.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+
+extern "C" {
+
+// Kinds of failure; the numbers are those of `Kind` in `src/error.rs`.
+enum tchd_kind : int32_t {
+  TCHD_OK = 0,
+  TCHD_TIMEOUT = 1,
+  TCHD_PEER_LOST = 2,
+  TCHD_STORE = 3,
+  TCHD_NETWORK = 4,
+  TCHD_OUT_OF_MEMORY = 5,
+  TCHD_INVALID_ARGUMENT = 6,
+  TCHD_UNSUPPORTED = 7,
+  TCHD_OTHER = 8,
+};
+
+struct tchd_status {
+  int32_t kind;
+  // Zero-terminated, to be given back with `tchd_free`; null for success, and where even its memory could not be had.
+  char* message;
+};
+
+struct tchd_slice {
+  const uint8_t* data;
+  size_t len;
+};
+
+// Bytes made by the shim, to be given back with `tchd_free`.
+struct tchd_bytes {
+  uint8_t* data;
+  size_t len;
+};
+
+struct tchd_store;
+struct tchd_group;
+struct tchd_work;
+// An `at::Tensor` as tch holds it.
+struct tchd_tensor;
+
+void tchd_free(void* memory) noexcept;
+const char* tchd_torch_version() noexcept;
+tchd_status tchd_load_library(const char* name) noexcept;
+
+// `listen_fd` of -1 makes a client; otherwise the descriptor of a listening socket, which now belongs to the store.
+tchd_status tchd_store_tcp(tchd_slice host, uint16_t port, int32_t listen_fd, int64_t timeout_ms, tchd_store** out) noexcept;
+// `world_size` of -1: unknown, the file is not removed at the end.
+tchd_status tchd_store_file(tchd_slice path, int32_t world_size, int64_t timeout_ms, tchd_store** out) noexcept;
+tchd_status tchd_store_prefix(const tchd_store* store, tchd_slice prefix, tchd_store** out) noexcept;
+tchd_status tchd_store_set(const tchd_store* store, tchd_slice key, tchd_slice value) noexcept;
+tchd_status tchd_store_get(const tchd_store* store, tchd_slice key, tchd_bytes* out) noexcept;
+tchd_status tchd_store_add(const tchd_store* store, tchd_slice key, int64_t amount, int64_t* out) noexcept;
+tchd_status tchd_store_compare_set(const tchd_store* store, tchd_slice key, tchd_slice expected, tchd_slice desired, tchd_bytes* out) noexcept;
+tchd_status tchd_store_check(const tchd_store* store, const tchd_slice* keys, size_t count, bool* out) noexcept;
+tchd_status tchd_store_wait(const tchd_store* store, const tchd_slice* keys, size_t count, int64_t timeout_ms) noexcept;
+tchd_status tchd_store_delete(const tchd_store* store, tchd_slice key, bool* out) noexcept;
+tchd_status tchd_store_num_keys(const tchd_store* store, int64_t* out) noexcept;
+tchd_status tchd_store_drop(tchd_store* store) noexcept;
+
+// Exactly one of `interface` and `address` is not empty.
+tchd_status tchd_group_gloo(const tchd_store* store, int32_t rank, int32_t world_size, tchd_slice interface, tchd_slice address, int32_t threads, int64_t timeout_ms, tchd_group** out) noexcept;
+tchd_status tchd_group_all_reduce(const tchd_group* group, const tchd_tensor* tensor, uint8_t op, tchd_work** out) noexcept;
+tchd_status tchd_group_broadcast(const tchd_group* group, const tchd_tensor* tensor, int32_t root, tchd_work** out) noexcept;
+tchd_status tchd_group_barrier(const tchd_group* group, tchd_work** out) noexcept;
+tchd_status tchd_group_monitored_barrier(const tchd_group* group, int64_t timeout_ms, bool wait_all_ranks) noexcept;
+tchd_status tchd_group_drop(tchd_group* group) noexcept;
+
+// `timeout_ms` of 0: as long as the group's own timeout lets it run.
+tchd_status tchd_work_wait(const tchd_work* work, int64_t timeout_ms) noexcept;
+tchd_status tchd_work_is_completed(const tchd_work* work, bool* out) noexcept;
+tchd_status tchd_work_drop(tchd_work* work) noexcept;
+
+} // extern "C"

@@ -1,0 +1,50 @@
+//! How a collective combines the ranks' values.
+
+use tch::Kind;
+
+/// Reduction of a collective.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum ReduceOp {
+    /// Sum.
+    Sum,
+    /// Sum over the ranks, divided by their number; floating-point tensors only.
+    Avg,
+    /// Product.
+    Product,
+    /// Minimum.
+    Min,
+    /// Maximum.
+    Max,
+    /// Bitwise and; integer tensors only.
+    BitAnd,
+    /// Bitwise or; integer tensors only.
+    BitOr,
+    /// Bitwise exclusive or; integer tensors only.
+    BitXor,
+}
+
+impl ReduceOp {
+    /// Number in c10d's `ReduceOp::RedOpType`.
+    pub(crate) fn code(self) -> u8 {
+        match self {
+            Self::Sum => 0,
+            Self::Avg => 1,
+            Self::Product => 2,
+            Self::Min => 3,
+            Self::Max => 4,
+            Self::BitAnd => 5,
+            Self::BitOr => 6,
+            Self::BitXor => 7,
+        }
+    }
+
+    /// Whether the operation means something for elements of `kind`.
+    pub(crate) fn fits(self, kind: Kind) -> bool {
+        let float = matches!(kind, Kind::Float | Kind::Double | Kind::Half | Kind::BFloat16);
+        match self {
+            Self::Sum | Self::Product | Self::Min | Self::Max => true,
+            Self::Avg => float,
+            Self::BitAnd | Self::BitOr | Self::BitXor => !float,
+        }
+    }
+}

@@ -1,0 +1,162 @@
+//! Before training: every rank joins, all-reduces known values, checks the answer, measures bandwidth, and reports.
+//!
+//! It uses the address and the port that the trainer will use right after it, and gives the port back cleanly.
+
+mod check;
+mod meeting;
+mod watchdog;
+
+use std::process::ExitCode;
+use std::time::Instant;
+
+use evenkeel_wire::{Event, FailureClass};
+use tch_distributed::{GlooOptions, Interface, ProcessGroup};
+
+use crate::environment::{self, Device, Environment};
+use crate::events::Events;
+use meeting::Meeting;
+use watchdog::Watchdog;
+
+/// Why a preflight failed; each kind has its failure class.
+#[derive(Debug, thiserror::Error)]
+enum PreflightError {
+    #[error(transparent)]
+    Meeting(#[from] meeting::MeetingError),
+    #[error(transparent)]
+    Check(#[from] check::CheckError),
+    #[error("failed to connect the ranks")]
+    Connect(#[source] tch_distributed::Error),
+    #[error("failed to end the group")]
+    Shutdown(#[source] tch_distributed::Error),
+}
+
+impl PreflightError {
+    fn class(&self) -> FailureClass {
+        match self {
+            Self::Meeting(error) => error.class(),
+            Self::Check(_) | Self::Connect(_) | Self::Shutdown(_) => FailureClass::Collective,
+        }
+    }
+}
+
+/// What a preflight that passed found out.
+struct Passed {
+    bytes_per_second: Option<f64>,
+    transport: Option<&'static str>,
+    message: Option<String>,
+}
+
+/// The subcommand: environment, checks, report, exit code.
+pub fn main() -> ExitCode {
+    let lookup = |name: &str| std::env::var(name).ok();
+    let environment = match Environment::read(lookup) {
+        Ok(environment) => environment,
+        Err(error) => {
+            let events = environment::events_fd(lookup).ok().and_then(|fd| Events::new(fd).ok());
+            return refuse(events.as_ref(), &error.to_string());
+        }
+    };
+    let events = match Events::new(environment.events_fd) {
+        Ok(events) => std::sync::Arc::new(events),
+        Err(error) => return refuse(None, &format!("`EVENKEEL_EVENTS_FD` cannot be written to: {error}")),
+    };
+    let watchdog = Watchdog::start(environment.timeout, events.clone());
+    match run(&environment, &events, &watchdog) {
+        Ok(passed) => report(&environment, &events, passed),
+        Err(error) => {
+            fail(&events, error.class(), &chain(&error));
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run(environment: &Environment, events: &Events, watchdog: &Watchdog) -> Result<Passed, PreflightError> {
+    let Some((host, port)) = &environment.master else {
+        let message = Some("one rank: nobody to join".into());
+        return Ok(Passed { bytes_per_second: None, transport: None, message });
+    };
+    let place = meeting::Place {
+        host,
+        port: *port,
+        rank: environment.rank,
+        world_size: environment.world_size,
+        timeout: environment.timeout,
+    };
+    watchdog.enter("meeting the other ranks");
+    let meeting = Meeting::join(&place, Instant::now())?;
+    let interface = match &environment.interface {
+        Some(name) => Interface::Name(name.clone()),
+        None => meeting::interface(&place)?,
+    };
+    let name = match &interface {
+        Interface::Name(name) => name.clone(),
+        Interface::Address(address) => address.to_string(),
+    };
+    // NCCL will be a second group beside this one, made here and checked in the same way.
+    watchdog.enter("connecting the ranks by gloo");
+    let options = GlooOptions::new(interface, environment.timeout);
+    let group = ProcessGroup::gloo(meeting.store(), environment.rank, environment.world_size, &options)
+        .map_err(PreflightError::Connect)?;
+    events.emit(&Event::Joined { world_size: environment.world_size, backend: "gloo".into(), device: "cpu".into() });
+    watchdog.enter("checking the all-reduce");
+    check::values(&group)?;
+    watchdog.enter("measuring the all-reduce");
+    let bytes_per_second = check::bandwidth(&group)?;
+    watchdog.enter("saying goodbye");
+    group.shutdown().map_err(PreflightError::Shutdown)?;
+    meeting.leave()?;
+    let message = match environment.device {
+        Device::Cpu => None,
+        Device::Cuda => Some(format!("checked by gloo over `{name}`; NCCL between the GPUs was not checked")),
+    };
+    Ok(Passed { bytes_per_second: Some(bytes_per_second), transport: Some("tcp"), message })
+}
+
+fn report(environment: &Environment, events: &Events, passed: Passed) -> ExitCode {
+    let mut line = format!("preflight: rank {} of {}: ok", environment.rank, environment.world_size);
+    if let (Some(rate), Some(transport)) = (passed.bytes_per_second, passed.transport) {
+        line.push_str(&format!(", all-reduce {:.0} MB/s over {transport}", rate / 1e6));
+    }
+    if let Some(message) = &passed.message {
+        line.push_str(&format!(" ({message})"));
+    }
+    println!("{line}");
+    events.emit(&Event::Preflight {
+        ok: true,
+        bytes_per_second: passed.bytes_per_second,
+        transport: passed.transport.map(String::from),
+        message: passed.message,
+    });
+    ExitCode::SUCCESS
+}
+
+fn fail(events: &Events, class: FailureClass, message: &str) {
+    println!("preflight: failed: {message}");
+    let message = message.to_string();
+    events.emit(&Event::Preflight {
+        ok: false,
+        bytes_per_second: None,
+        transport: None,
+        message: Some(message.clone()),
+    });
+    events.emit(&Event::Failure { class, message });
+}
+
+fn refuse(events: Option<&Events>, message: &str) -> ExitCode {
+    eprintln!("preflight: {message}");
+    if let Some(events) = events {
+        events.emit(&Event::Failure { class: FailureClass::Code, message: message.into() });
+    }
+    ExitCode::from(2)
+}
+
+/// The error and its causes on one line.
+fn chain(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut cause = error.source();
+    while let Some(error) = cause {
+        text.push_str(&format!(": {error}"));
+        cause = error.source();
+    }
+    text
+}

@@ -1,0 +1,85 @@
+//! Does an all-reduce add up, and how fast?
+
+use std::time::Instant;
+
+use tch::{Device, Kind, TchError, Tensor};
+use tch_distributed::{ProcessGroup, ReduceOp};
+
+/// Lengths of the tensors that are checked: single elements, odd ones, and enough to be cut into many messages.
+const LENGTHS: [i64; 5] = [1, 3, 1000, 65_537, 1_048_576];
+/// Period of the pattern: prime, so that a shifted block does not fit its place.
+const PERIOD: i64 = 97;
+/// Elements (f32) of the tensor whose all-reduce is timed: 16 MB.
+const TIMED_LENGTH: i64 = 4_000_000;
+/// Timed all-reduces, after one that warms the connections up.
+const TIMED_ROUNDS: usize = 3;
+
+/// What an all-reduce did wrong.
+#[derive(Debug, thiserror::Error)]
+pub enum CheckError {
+    /// It failed.
+    #[error("failed to all-reduce")]
+    Collective(#[from] tch_distributed::Error),
+    /// It succeeded with a wrong answer.
+    #[error("all-reduce of {length} {kind} elements is wrong in {wrong}: element {index} is {found}, not {expected}")]
+    Wrong {
+        /// Elements in all.
+        length: i64,
+        /// Type of the elements.
+        kind: &'static str,
+        /// Elements that are wrong.
+        wrong: i64,
+        /// The first of them.
+        index: i64,
+        /// What it is.
+        found: f64,
+        /// What it should have been.
+        expected: f64,
+    },
+    /// A tensor could not be made or compared.
+    #[error("failed to prepare a tensor")]
+    Tensor(#[from] TchError),
+}
+
+/// All-reduces tensors in which every rank has values of its own, and compares every element with the sum that is
+/// known beforehand. All values are integers small enough to be exact in f32 up to some 500 ranks.
+pub fn values(group: &ProcessGroup) -> Result<(), CheckError> {
+    let ranks = i64::from(group.world_size());
+    let own = i64::from(group.rank()) + 1;
+    for (kind, name) in [(Kind::Int64, "i64"), (Kind::Float, "f32")] {
+        for length in LENGTHS {
+            let pattern = Tensor::f_arange(length, (Kind::Int64, Device::Cpu))?
+                .f_remainder(PERIOD)?
+                .f_add_scalar(1)?
+                .f_to_kind(kind)?;
+            let mut tensor = pattern.f_mul_scalar(own)?;
+            group.all_reduce(&mut tensor, ReduceOp::Sum)?.wait()?;
+            let expected = pattern.f_mul_scalar(ranks * (ranks + 1) / 2)?;
+            let differing = tensor.f_ne_tensor(&expected)?.f_nonzero()?;
+            let wrong = differing.size()[0];
+            if wrong > 0 {
+                let index = differing.f_int64_value(&[0, 0])?;
+                let (found, expected) = (tensor.f_double_value(&[index])?, expected.f_double_value(&[index])?);
+                return Err(CheckError::Wrong { length, kind: name, wrong, index, found, expected });
+            }
+        }
+    }
+    Ok(())
+}
+
+/// Bytes of a tensor over the time that its all-reduce takes; the median of a few rounds.
+pub fn bandwidth(group: &ProcessGroup) -> Result<f64, CheckError> {
+    let mut tensor = Tensor::f_zeros([TIMED_LENGTH], (Kind::Float, Device::Cpu))?;
+    let mut seconds = Vec::with_capacity(TIMED_ROUNDS);
+    for round in 0..=TIMED_ROUNDS {
+        // A rank that comes late would be counted as slow transport.
+        group.barrier()?.wait()?;
+        let start = Instant::now();
+        group.all_reduce(&mut tensor, ReduceOp::Sum)?.wait()?;
+        if round > 0 {
+            seconds.push(start.elapsed().as_secs_f64());
+        }
+    }
+    seconds.sort_by(f64::total_cmp);
+    Ok((TIMED_LENGTH * 4) as f64 / seconds[TIMED_ROUNDS / 2])
+}

@@ -1,0 +1,1 @@
+"""Evenkeel's trainer on the official Ultralytics package."""

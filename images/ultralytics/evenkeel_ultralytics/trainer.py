@@ -1,0 +1,248 @@
+"""The trainer class: Ultralytics' own loop with rank, world and the cut of a step from outside."""
+
+import contextlib
+import hashlib
+import resource
+import time
+
+import torch
+import torch.distributed as dist
+import ultralytics.engine.trainer as engine
+from torch import nn
+from ultralytics.data.build import seed_worker
+from ultralytics.models.yolo.detect import DetectionTrainer
+from ultralytics.nn.tasks import load_checkpoint
+from ultralytics.utils import LOGGER
+from ultralytics.utils.torch_utils import ModelEMA, init_seeds, strip_optimizer, torch_distributed_zero_first, unwrap_model
+
+from . import data
+from .failure import Diverged
+
+
+class Trainer(DetectionTrainer):
+    """Trains detection models on one rank of a group that exists already."""
+
+    def __init__(self, *, overrides, described, cut, world, workers, events):
+        # The base class's constructor calls get_dataset, so these come first.
+        self.described, self.cut, self.world, self.events = described, cut, world, events
+        super().__init__(overrides=overrides)
+        # It counts the entries of `device` instead; and it sets the workers to 0 on a CPU.
+        self.world_size, self.ddp = world.size, False
+        self.args.workers = workers
+        self.micro_batches = self.steps = 0
+        self.validated = False
+        self.losses, self.terms, self.images = [], [], 0
+        self.add_callback("on_train_start", lambda trainer: trainer.start_clock())
+        self.add_callback("on_train_batch_start", lambda trainer: trainer.begin_micro_batch())
+        self.add_callback("on_train_batch_end", lambda trainer: trainer.end_micro_batch())
+        self.add_callback("on_fit_epoch_end", lambda trainer: trainer.end_epoch())
+
+    # -- what the job decides -----------------------------------------------------------------------------------------
+
+    @property
+    def accumulate(self):
+        """Micro-batches a step, always those of the plan: the base class ramps them up in warm-up."""
+        return self.cut.accumulate
+
+    @accumulate.setter
+    def accumulate(self, _):
+        pass
+
+    def get_dataset(self):
+        return dict(self.described)
+
+    def get_dataloader(self, dataset_path, batch_size=16, rank=0, mode="train"):
+        if mode != "train":
+            return super().get_dataloader(dataset_path, batch_size, rank, mode)
+        with torch_distributed_zero_first(rank):
+            dataset = self.build_dataset(dataset_path, mode, batch_size)
+        generator = torch.Generator().manual_seed(self.args.seed * 1_000_003 + self.world.rank)
+        return data.TrainLoader(
+            dataset,
+            batch_size=self.cut.micro,
+            sampler=data.StepSampler(len(dataset), self.cut, self.world.rank, self.args.seed),
+            num_workers=self.args.workers,
+            prefetch_factor=2 if self.args.workers else None,
+            pin_memory=self.world.cuda,
+            collate_fn=dataset.collate_fn,
+            worker_init_fn=seed_worker,
+            generator=generator,
+        )
+
+    def setup_model(self):
+        # The base class seeds by a rank that it knows only in a world of two or more: seeded here, the initial weights are the same
+        # in any world, and what is augmented at random differs between the ranks.
+        init_seeds(self.args.seed + 1, deterministic=self.args.deterministic)
+        checkpoint = super().setup_model()
+        init_seeds(self.args.seed + 1 + self.world.rank, deterministic=self.args.deterministic)
+        return checkpoint
+
+    # -- the group ----------------------------------------------------------------------------------------------------
+
+    def _setup_ddp(self):
+        """The group was joined before this object was made."""
+
+    def _setup_train(self):
+        with replaced(engine, "check_amp", amp_works), contextlib.ExitStack() as stack:
+            if not self.world.cuda:
+                stack.enter_context(replaced(nn.parallel, "DistributedDataParallel", CpuDataParallel))
+            super()._setup_train()
+
+    # -- a step -------------------------------------------------------------------------------------------------------
+
+    def start_clock(self):
+        self.step_began = time.perf_counter()
+
+    def begin_micro_batch(self):
+        """Gradients meet once a step, with its last micro-batch."""
+        self.micro_batches += 1
+        if self.world_size > 1:
+            self.model.require_backward_grad_sync = self.micro_batches % self.cut.accumulate == 0
+
+    def preprocess_batch(self, batch):
+        self.images += batch["img"].shape[0]
+        return super().preprocess_batch(batch)
+
+    def end_micro_batch(self):
+        # The engine multiplies the loss, a sum over the images, by the world size, as DDP averages over the ranks.
+        self.losses.append(self.loss.detach() / self.world_size)
+        self.terms.append({name: value.detach() for name, value in self.loss_items.items()})
+        if self.micro_batches % self.cut.accumulate == 0:
+            self.end_step()
+
+    def end_step(self):
+        now = time.perf_counter()
+        names = list(self.terms[0])
+        # One transfer from the device for everything that a step tells.
+        sums = torch.stack([torch.stack([term[name].float() for term in self.terms]).mean() for name in names])
+        loss, *terms = torch.cat([(torch.stack(self.losses).sum() / self.images).view(1).float(), sums]).tolist()
+        self.events.step(
+            epoch=self.epoch,
+            epochs=self.epochs,
+            step=self.steps,
+            steps_per_epoch=len(self.train_loader) // self.cut.accumulate,
+            images=self.images,
+            loss=loss,
+            terms=dict(zip(names, terms, strict=True)),
+            lr=self.optimizer.param_groups[0]["lr"],
+            memory_bytes=self.peak_memory(),
+            time_ms=(now - self.step_began) * 1e3,
+        )
+        if not all(map(finite, (loss, *terms))):
+            raise Diverged(
+                f"the loss of step {self.steps} (epoch {self.epoch + 1}) is not finite; "
+                f"try `args.amp: false` or a lower `args.lr0` (now {self.args.lr0})"
+            )
+        self.steps += 1
+        self.losses, self.terms, self.images = [], [], 0
+        self.step_began = time.perf_counter()
+
+    def peak_memory(self):
+        if self.world.cuda:
+            return torch.cuda.max_memory_reserved()
+        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+
+    # -- an epoch -----------------------------------------------------------------------------------------------------
+
+    def validate(self):
+        self.validated = True
+        return super().validate()
+
+    def _handle_nan_recovery(self, epoch):
+        """The base class goes on from an older checkpoint, which is another trajectory: say so and end instead."""
+        if self.fitness is not None and not finite(float(self.fitness)):
+            raise Diverged(f"the fitness of epoch {epoch + 1} is not finite; try `args.amp: false` or a lower `args.lr0`")
+        return False
+
+    def end_epoch(self):
+        leader = self.world.rank == 0
+        if leader and self.validated:
+            self.events.metrics(self.epoch, {**self.label_loss_items(self.tloss), **self.metrics, **self.lr})
+        self.events.checkpoint(
+            epoch=self.epoch,
+            path="weights/last.pt" if leader and self.last.exists() else None,
+            weights_sha256=weights_hash(unwrap_model(self.model)),
+            best=bool(leader and self.validated and self.fitness is not None and self.fitness == self.best_fitness),
+        )
+        self.validated = False
+        self.step_began = time.perf_counter()
+
+    def final_eval(self):
+        """Validates the best weights once more, all ranks sharing the work: the base class would ask for a CUDA device."""
+        state = [None]
+        if self.world.rank == 0 and self.best.exists():
+            last = strip_optimizer(self.last) if self.last.exists() else {}
+            strip_optimizer(self.best, updates={"train_results": last.get("train_results")})
+            model, _ = load_checkpoint(self.best)
+            state = [{name: value.cpu() for name, value in model.float().state_dict().items()}]
+        dist.broadcast_object_list(state, 0)
+        if state[0] is None:
+            return
+        # A fresh copy: validation turns the old one's buffers into tensors that cannot be written.
+        self.ema = ModelEMA(self.model)
+        self.ema.ema.load_state_dict(state[0])
+        self.validator.args.plots = self.args.plots
+        LOGGER.info(f"\nValidating {self.best}...")
+        metrics = self.validator(self)
+        if metrics is not None:
+            metrics.pop("fitness", None)
+            self.metrics = metrics
+            score = metrics.get("metrics/mAP50(B)")
+            self.events.note(f"best.pt: mAP50 {score:.4f}, mAP50-95 {metrics.get('metrics/mAP50-95(B)', 0.0):.4f}")
+
+
+class CpuDataParallel(nn.parallel.DistributedDataParallel):
+    """DDP for CPU modules, which take no device: the engine names one."""
+
+    def __init__(self, module, device_ids=None, **rest):
+        super().__init__(module, device_ids=None, **rest)
+
+
+def amp_works(model):
+    """Whether this GPU computes in half precision, tried on the model itself: the engine's own check downloads weights."""
+    device = next(model.parameters()).device
+    if device.type != "cuda":
+        return False
+    training = model.training
+    model.eval()
+    image = torch.rand(2, 3, 256, 256, device=device, generator=torch.Generator(device).manual_seed(0))
+    try:
+        with torch.no_grad():
+            full = first_tensor(model(image)).float()
+            with torch.autocast("cuda"):
+                half = first_tensor(model(image)).float()
+    finally:
+        model.train(training)
+    good = bool(torch.isfinite(half).all()) and torch.allclose(full, half, rtol=0.1, atol=0.1 * float(full.abs().max()))
+    if not good:
+        LOGGER.warning("AMP: half precision gives wrong results on this device, so it is turned off")
+    return good
+
+
+def first_tensor(output):
+    while isinstance(output, (list, tuple)):
+        output = output[0]
+    return next(iter(output.values())) if isinstance(output, dict) else output
+
+
+def weights_hash(model):
+    """SHA-256 of the parameters in f32, in the order of their names. Buffers are left out: running statistics are each rank's own."""
+    digest = hashlib.sha256()
+    for _, parameter in sorted(model.named_parameters()):
+        digest.update(parameter.detach().float().cpu().contiguous().numpy().tobytes())
+    return digest.hexdigest()
+
+
+def finite(value):
+    return value - value == 0
+
+
+@contextlib.contextmanager
+def replaced(owner, name, value):
+    """`owner.name` is `value` inside the block."""
+    before = getattr(owner, name)
+    setattr(owner, name, value)
+    try:
+        yield
+    finally:
+        setattr(owner, name, before)

@@ -1,0 +1,166 @@
+//! The command line: clap types, nothing else.
+
+use std::path::PathBuf;
+
+use clap::{Args, Parser, Subcommand, ValueEnum};
+
+/// Trains YOLO-style models on several GPUs in containers, with a batch that is hit exactly and a record to repeat the
+/// run.
+#[derive(Debug, Parser)]
+#[command(name = "evenkeel", version, arg_required_else_help = true, infer_subcommands = false)]
+pub struct Cli {
+    /// What to do.
+    #[command(subcommand)]
+    pub command: Command,
+    /// How progress is shown; it goes to stderr.
+    #[arg(long, global = true, value_enum, default_value_t = Progress::Auto)]
+    pub progress: Progress,
+    /// Print the result as JSON on stdout.
+    #[arg(long, global = true)]
+    pub json: bool,
+    /// Say more about what happens inside.
+    #[arg(short, long, global = true, action = clap::ArgAction::Count)]
+    pub verbose: u8,
+}
+
+/// How progress is shown.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum Progress {
+    /// A line that changes on a terminal, plain lines elsewhere.
+    Auto,
+    /// A line that changes.
+    Tty,
+    /// Plain lines.
+    Plain,
+    /// Nothing but the outcome.
+    Quiet,
+}
+
+/// What to do.
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Train what a job file describes and leave a run record.
+    Train(Train),
+    /// Print what would run and why; start nothing.
+    Plan(Plan),
+    /// List the devices of this machine.
+    Devices(Devices),
+    /// Build, pull, save and load the images that training runs in.
+    #[command(subcommand)]
+    Image(Image),
+    /// Make data sets.
+    #[command(subcommand)]
+    Dataset(Dataset),
+    /// Write a commented job for a data set.
+    Init(Init),
+    /// Print the JSON Schema of job files, for editors.
+    Schema,
+}
+
+/// A job file and what is changed in it.
+#[derive(Args, Debug)]
+pub struct JobArgs {
+    /// Job file (YAML).
+    pub job: PathBuf,
+    /// Overrides, such as `batch.target=32 imgsz=320 args.lr0=0.02`.
+    #[arg(value_name = "KEY=VALUE")]
+    pub overrides: Vec<String>,
+}
+
+/// `evenkeel train`
+#[derive(Args, Debug)]
+pub struct Train {
+    /// The job.
+    #[command(flatten)]
+    pub job: JobArgs,
+    /// A quick look first: one epoch on a few images at micro-batch 4, without plots.
+    #[arg(long)]
+    pub smoke: bool,
+}
+
+/// `evenkeel plan`
+#[derive(Args, Debug)]
+pub struct Plan {
+    /// The job.
+    #[command(flatten)]
+    pub job: JobArgs,
+    /// Plan for the devices in this file (as `evenkeel devices --json` prints them) instead of this machine's.
+    #[arg(long, value_name = "FILE")]
+    pub inventory: Option<PathBuf>,
+}
+
+/// `evenkeel devices`
+#[derive(Args, Debug)]
+pub struct Devices {}
+
+/// `evenkeel image`
+#[derive(Debug, Subcommand)]
+pub enum Image {
+    /// Build images where the engine does not have them.
+    Build(ImageNames),
+    /// Pull an image from a registry.
+    Pull {
+        /// Names with tags.
+        #[arg(required = true)]
+        images: Vec<String>,
+    },
+    /// Save images to a file, for a machine without a registry.
+    Save {
+        /// What to save.
+        #[command(flatten)]
+        images: ImageNames,
+        /// File; compressed when it ends in `.gz`.
+        #[arg(short, long, value_name = "FILE")]
+        output: PathBuf,
+    },
+    /// Load images from a file that `save` wrote.
+    Load {
+        /// The file.
+        file: PathBuf,
+    },
+    /// List our images: which the engine has, which it would build.
+    List,
+}
+
+/// Which of our images.
+#[derive(Args, Debug)]
+pub struct ImageNames {
+    /// Such as `ultralytics`, `worker`, `builder`, `workbench`.
+    #[arg(required = true)]
+    pub names: Vec<String>,
+    /// Build arguments, such as `PIP_INDEX_URL=...` for a mirror.
+    #[arg(long = "build-arg", value_name = "KEY=VALUE")]
+    pub build_args: Vec<String>,
+}
+
+/// `evenkeel dataset`
+#[derive(Debug, Subcommand)]
+pub enum Dataset {
+    /// Write a set of drawn shapes: the same bytes for the same seed. A set that is there already is left as it is.
+    Shapes {
+        /// Folder to make.
+        dir: PathBuf,
+        /// Training images; a quarter as many are made for validation.
+        #[arg(long, default_value_t = 512)]
+        images: u32,
+        /// Side of an image in pixels.
+        #[arg(long, default_value_t = 160)]
+        imgsz: u32,
+        /// Seed of every random choice.
+        #[arg(long, default_value_t = 0)]
+        seed: u64,
+        /// Fewest and most shapes in an image.
+        #[arg(long, value_name = "MIN..MAX", default_value = "1..3")]
+        labels: String,
+    },
+}
+
+/// `evenkeel init`
+#[derive(Args, Debug)]
+pub struct Init {
+    /// The set's data.yaml.
+    pub data: PathBuf,
+    /// File to write; `-` prints. Default: `<name of the set>.yaml` here.
+    #[arg(short, long, value_name = "FILE")]
+    pub output: Option<PathBuf>,
+}

@@ -1,0 +1,69 @@
+//! The subcommands: each resolves its inputs and calls the stages in order.
+
+pub mod prepare;
+pub mod train;
+
+use crate::cli::{Cli, Command};
+use crate::docker::{DockerError, Engine};
+use crate::endpoint::{self, EndpointError};
+use crate::error::{ExitCode, Failure};
+use crate::settings::Settings;
+
+/// Runs a command line to its end.
+///
+/// # Errors
+///
+/// Whatever ended it before its outcome, with exit code and hint.
+pub fn run(cli: Cli) -> Result<ExitCode, Failure> {
+    let settings = Settings::read();
+    // One thread: the controller waits for the engine and for files, and computes nothing.
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .map_err(|error| Failure::new(ExitCode::MachineNotReady, error))?;
+    let screen = crate::output::Screen::new(cli.progress);
+    runtime.block_on(async {
+        match cli.command {
+            Command::Train(args) => train::run(&args, &settings, screen, cli.json).await,
+            _ => Err(Failure::new(ExitCode::BadRequest, "this command is not there yet")),
+        }
+    })
+}
+
+/// Connects to the engine that the environment names.
+pub(crate) async fn connect(settings: &Settings) -> Result<Engine, Failure> {
+    let endpoint = endpoint::resolve(&settings.docker)?;
+    Ok(Engine::connect(&endpoint).await?)
+}
+
+impl From<EndpointError> for Failure {
+    fn from(error: EndpointError) -> Self {
+        let hint = match &error {
+            EndpointError::Remote { .. } => {
+                "unset it, or name a socket of this machine (`unix:///var/run/docker.sock`)"
+            }
+            EndpointError::Context { .. } => "`docker context ls` shows those that are there",
+        };
+        Self::new(ExitCode::MachineNotReady, error).hint(hint)
+    }
+}
+
+impl From<DockerError> for Failure {
+    fn from(error: DockerError) -> Self {
+        let hint = match &error {
+            DockerError::NotRunning { .. } => Some("start it (`sudo systemctl start docker`), or set DOCKER_HOST"),
+            DockerError::NoPermission { .. } => {
+                Some("join the socket's group (`sudo usermod -aG docker $USER`) and log in again")
+            }
+            DockerError::Failed { message, .. } if message.to_lowercase().contains("no space left") => {
+                Some("free some disk: `docker system df` shows what Docker holds")
+            }
+            DockerError::Failed { .. } => None,
+        };
+        let failure = Self::new(ExitCode::MachineNotReady, error);
+        match hint {
+            Some(hint) => failure.hint(hint),
+            None => failure,
+        }
+    }
+}

@@ -1,0 +1,184 @@
+//! What an end means: its class, whose fault it was, and what to do about it. Pure.
+
+use evenkeel_wire::FailureClass;
+
+use crate::error::ExitCode;
+use crate::watch::state::{How, RankEnd};
+
+/// A failed run, explained.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Diagnosis {
+    /// The rank that failed first.
+    pub rank: u32,
+    /// Class of its failure.
+    pub class: FailureClass,
+    /// What happened, as one line.
+    pub message: String,
+    /// What to do about it, as one line.
+    pub advice: String,
+    /// Exit code of the command.
+    pub exit: ExitCode,
+}
+
+/// Names the rank that failed first and says why. `tail` gives the last lines of a rank's log. `None`: nothing failed
+/// by itself.
+pub fn diagnose(ends: &[RankEnd], tail: impl Fn(u32) -> String) -> Option<Diagnosis> {
+    let failed = ends.iter().filter(|end| !end.is_good() && !end.was_asked());
+    // A rank whose peer died says so within milliseconds; whoever has a reason of its own comes before those who only
+    // lost somebody.
+    let judged = failed.map(|end| (end, judge(end, &tail(end.rank))));
+    let (end, (class, message)) =
+        judged.min_by_key(|(end, (class, _))| (*class == FailureClass::Collective, end.order))?;
+    let exit = match (class, &end.how) {
+        (FailureClass::OutOfMemoryDevice | FailureClass::OutOfMemoryHost, _) => ExitCode::OutOfMemory,
+        (_, How::NotStarted { .. }) => ExitCode::MachineNotReady,
+        _ => ExitCode::TrainingFailed,
+    };
+    let advice = advice(class, &message);
+    Some(Diagnosis { rank: end.rank, class, message, advice, exit })
+}
+
+fn judge(end: &RankEnd, tail: &str) -> (FailureClass, String) {
+    if let Some((class, message)) = &end.failure {
+        return (*class, message.clone());
+    }
+    match &end.how {
+        How::NotStarted { message, .. } => (FailureClass::Infrastructure, message.clone()),
+        How::Unsealed { oom_killed: true, code: Some(137), .. } => {
+            (FailureClass::OutOfMemoryHost, "the kernel killed it for memory".into())
+        }
+        How::Unsealed { code, .. } => {
+            let code = code.map_or_else(|| "and is gone".to_owned(), |code| format!("with code {code}"));
+            (FailureClass::Infrastructure, format!("its container was killed from outside or died, {code}"))
+        }
+        // The flag stands when any process of the container was killed; only a kill of the trainer explains its end.
+        How::Sealed { oom_killed: true, code, signal, .. } if *signal == Some(9) || *code == Some(137) => {
+            (FailureClass::OutOfMemoryHost, "the kernel killed it for memory".into())
+        }
+        How::Sealed { code, signal, .. } => {
+            let class = match signal {
+                Some(7) => FailureClass::SharedMemory,
+                _ => class_of(tail),
+            };
+            let message = match (signal, code) {
+                (Some(signal), _) => format!("the trainer was ended by {}", signal_name(*signal)),
+                (None, Some(code)) => format!("the trainer ended with exit code {code}"),
+                (None, None) => "the trainer ended in a way that nobody saw".into(),
+            };
+            (class, message)
+        }
+    }
+}
+
+/// What the last lines of a log give away. The words are those of torch, NCCL, gloo and the system.
+fn class_of(tail: &str) -> FailureClass {
+    let has = |words: &[&str]| words.iter().any(|word| tail.contains(word));
+    if has(&["CUDA out of memory", "OutOfMemoryError", "DefaultCPUAllocator: can't allocate memory"]) {
+        FailureClass::OutOfMemoryDevice
+    } else if has(&["Bus error", "insufficient shared memory", "unable to write to file </torch_"]) {
+        FailureClass::SharedMemory
+    } else if has(&["GPU is lost", "GPU has fallen off the bus", "uncorrectable ECC error"]) {
+        FailureClass::DeviceLost
+    } else if has(&["DistBackendError", "DistNetworkError", "Connection closed by peer", "ncclRemoteError"]) {
+        FailureClass::Collective
+    } else if has(&["No space left on device"]) {
+        FailureClass::Infrastructure
+    } else {
+        FailureClass::Code
+    }
+}
+
+fn advice(class: FailureClass, message: &str) -> String {
+    match class {
+        FailureClass::OutOfMemoryDevice => {
+            "set a smaller `batch.micro` (the target stays) or a smaller `imgsz`, or turn on `args.amp`"
+        }
+        FailureClass::OutOfMemoryHost => "the machine's memory is short: fewer `args.workers`, `args.cache=false`",
+        FailureClass::SharedMemory => "set a larger `shm_size` or fewer `args.workers`",
+        FailureClass::DeviceLost => "look at `nvidia-smi` and the kernel's log; the card may need a reset",
+        FailureClass::Collective => "a rank lost its peers; if it comes again look at the first rank's log",
+        FailureClass::Data => "check the data set that the message names",
+        FailureClass::Diverged => "try `args.amp=false` or a lower `args.lr0`",
+        FailureClass::Stalled => "look at the log of the rank that stood still",
+        FailureClass::Infrastructure if message.contains("could not select device driver") => {
+            "install the NVIDIA container toolkit, then restart Docker yourself"
+        }
+        FailureClass::Infrastructure if message.contains("No space left") || message.contains("no space left") => {
+            "free some disk, then run again"
+        }
+        FailureClass::Infrastructure => "look at the Docker engine, the disk and the network, then run again",
+        _ => "the log above has the trainer's own words",
+    }
+    .to_owned()
+}
+
+fn signal_name(signal: i32) -> String {
+    let name = match signal {
+        4 => "SIGILL",
+        6 => "SIGABRT",
+        7 => "SIGBUS",
+        8 => "SIGFPE",
+        9 => "SIGKILL",
+        11 => "SIGSEGV",
+        15 => "SIGTERM",
+        other => return format!("signal {other}"),
+    };
+    name.to_owned()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::event::Operation;
+
+    fn end(rank: u32, order: u32, how: How) -> RankEnd {
+        RankEnd { rank, order, how, failure: None }
+    }
+
+    fn sealed(code: Option<i32>, signal: Option<i32>) -> How {
+        How::Sealed { code, signal, stopped: false, oom_killed: false }
+    }
+
+    #[test]
+    fn who_lost_a_peer_is_not_the_culprit() {
+        let mut first = end(0, 0, sealed(Some(1), None));
+        first.failure = Some((FailureClass::Collective, "lost a peer".into()));
+        let ends = [first, end(1, 1, sealed(None, Some(9)))];
+        let diagnosis = diagnose(&ends, |_| String::new()).expect("a failure");
+        assert_eq!(
+            (diagnosis.rank, diagnosis.class, diagnosis.exit),
+            (1, FailureClass::Code, ExitCode::TrainingFailed)
+        );
+        assert_eq!(diagnosis.message, "the trainer was ended by SIGKILL");
+    }
+
+    #[test]
+    fn who_was_asked_to_end_is_not_the_culprit() {
+        let asked = How::Sealed { code: None, signal: Some(9), stopped: true, oom_killed: false };
+        assert_eq!(diagnose(&[end(0, 0, asked), end(1, 1, sealed(Some(0), None))], |_| String::new()), None);
+    }
+
+    #[test]
+    fn the_kernels_kill_counts_only_when_the_trainer_died_of_it() {
+        let how = |code| How::Sealed { code, signal: None, stopped: false, oom_killed: true };
+        let class = |how| diagnose(&[end(0, 0, how)], |_| String::new()).map(|diagnosis| diagnosis.class);
+        assert_eq!(class(how(Some(137))), Some(FailureClass::OutOfMemoryHost));
+        assert_eq!(class(how(Some(1))), Some(FailureClass::Code));
+    }
+
+    #[test]
+    fn the_log_gives_the_class_away_when_nobody_says_it() {
+        let tail = "Traceback\ntorch.OutOfMemoryError: CUDA out of memory. Tried to allocate 2 GiB";
+        let diagnosis = diagnose(&[end(0, 0, sealed(Some(1), None))], |_| tail.into()).expect("a failure");
+        assert_eq!((diagnosis.class, diagnosis.exit), (FailureClass::OutOfMemoryDevice, ExitCode::OutOfMemory));
+    }
+
+    #[test]
+    fn a_missing_toolkit_is_the_machines_fault() {
+        let message = "could not select device driver \"\" with capabilities: [[gpu]]".to_owned();
+        let ends = [end(0, 0, How::NotStarted { operation: Operation::Start, message })];
+        let diagnosis = diagnose(&ends, |_| String::new()).expect("a failure");
+        assert_eq!(diagnosis.exit, ExitCode::MachineNotReady);
+        assert!(diagnosis.advice.contains("toolkit"));
+    }
+}

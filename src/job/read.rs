@@ -1,0 +1,309 @@
+//! From the document to the [`Job`]: every key in turn, then what they must not say together.
+
+use std::path::Path;
+use std::time::Duration;
+
+use serde_yaml::Value;
+
+use super::compose::{self, Bases};
+use super::cursor::Cursor;
+use super::document::Document;
+use super::error::{Invalid, JobError};
+use super::types::{Batch, Containers, Job, Micro, Network, Trainer};
+use super::{device, settings};
+
+/// Keys of a job at the top level.
+pub(super) const KEYS: &[&str] = &[
+    "name",
+    "trainer",
+    "model",
+    "data",
+    "epochs",
+    "imgsz",
+    "batch",
+    "device",
+    "gpus",
+    "seed",
+    "args",
+    "network",
+    "containers",
+    "nproc_per_node",
+    "image",
+    "build",
+    "command",
+    "entrypoint",
+    "environment",
+    "volumes",
+    "working_dir",
+    "shm_size",
+    "user",
+    "timeout",
+    "stop_grace_period",
+    "runs",
+];
+
+/// Keys of `batch`.
+pub(super) const BATCH_KEYS: &[&str] = &["target", "micro"];
+
+/// The nominal batch of yolo.
+pub(super) const TARGET: u32 = 64;
+
+/// What trains when nobody says. `native` once it is built.
+const TRAINER: Trainer = Trainer::Ultralytics;
+/// Trainers that a job may name but that do not exist yet.
+const NOT_BUILT: &[Trainer] = &[Trainer::Native];
+
+const TRAINERS: &[(&str, Trainer)] =
+    &[("native", Trainer::Native), ("ultralytics", Trainer::Ultralytics), ("command", Trainer::Command)];
+const NETWORKS: &[(&str, Network)] = &[("none", Network::None), ("bridge", Network::Bridge), ("host", Network::Host)];
+const CONTAINERS: &[(&str, Containers)] = &[("per-device", Containers::PerDevice), ("per-host", Containers::PerHost)];
+
+/// Images of a step or of a device at most: a typing error is far above, every machine far below.
+const MOST_IMAGES: u32 = 1_000_000;
+const DAY: Duration = Duration::from_secs(86_400);
+
+/// Reads the job, and notes what the person should know about how it was understood.
+pub(super) fn job(document: &Document, bases: &Bases, notes: &mut Vec<String>) -> Result<Job, JobError> {
+    let root = Cursor::root(document);
+    if root.value.is_null() {
+        let mut invalid = document.wrong_value("", "the file is empty, expected a job");
+        invalid.hint = Some("the least is a data set: `data: path/to/data.yaml`".into());
+        return Err(invalid.into());
+    }
+    root.only("a job: keys with values, such as `epochs: 10`", KEYS, explain)?;
+
+    let trainer = trainer(&root)?;
+    let image = root.get("image").map(|image| reference(&image)).transpose()?;
+    let build = root.get("build").map(|build| compose::build(&build, bases)).transpose()?;
+    let list = |key: &str| root.get(key).map(|words| compose::command(&words)).transpose();
+    let job = Job {
+        name: name(&root, document)?,
+        trainer,
+        model: root
+            .get("model")
+            .map_or(Ok("yolov8n.yaml".into()), |model| model.word("a model such as `yolov8n.yaml`"))?,
+        data: root.get("data").map(|data| data.word("a data set such as `data/shapes/data.yaml`")).transpose()?,
+        epochs: root.get("epochs").map_or(Ok(100), |epochs| epochs.whole32(1..=1_000_000, ""))?,
+        imgsz: root.get("imgsz").map_or(Ok(640), |side| image_side(&side))?,
+        batch: batch(&root, trainer, notes)?,
+        device: device::read(&root)?,
+        seed: root.get("seed").map_or(Ok(0), |seed| seed.whole(0..=u64::from(u32::MAX), ""))?,
+        args: root.get("args").map_or(Ok(Default::default()), |args| settings::read(&args, trainer))?,
+        network: match root.get("network") {
+            Some(network) => network.one_of(NETWORKS)?,
+            None if trainer == Trainer::Command => Network::Bridge,
+            None => Network::None,
+        },
+        containers: root.get("containers").map_or(Ok(Containers::PerDevice), |kind| kind.one_of(CONTAINERS))?,
+        nproc_per_node: root.get("nproc_per_node").map(|ranks| ranks.whole32(1..=1024, "ranks")).transpose()?,
+        image,
+        build,
+        command: list("command")?,
+        entrypoint: list("entrypoint")?,
+        environment: root.get("environment").map_or(Ok(Default::default()), |all| compose::environment(&all))?,
+        volumes: root.get("volumes").map_or(Ok(Vec::new()), |all| compose::volumes(&all, bases))?,
+        working_dir: root.get("working_dir").map(|folder| absolute(&folder)).transpose()?,
+        shm_size: root.get("shm_size").map(|size| compose::size(&size)).transpose()?,
+        user: root.get("user").map(|user| self::user(&user)).transpose()?,
+        timeout: match root.get("timeout") {
+            Some(timeout) => {
+                let duration = compose::duration(&timeout, DAY)?;
+                // It crosses to the ranks in whole seconds.
+                if duration.as_secs() == 0 || duration.subsec_nanos() != 0 {
+                    return Err(timeout.wrong("a duration of whole seconds, at least `1s`").into());
+                }
+                duration
+            }
+            None => Duration::from_secs(1800),
+        },
+        stop_grace_period: root
+            .get("stop_grace_period")
+            .map_or(Ok(Duration::from_secs(10)), |period| compose::duration(&period, DAY))?,
+        runs: root.get("runs").map_or(Ok("runs".into()), |runs| runs.word("a folder").map(Into::into))?,
+    };
+    agree(&root, &job)?;
+    Ok(job)
+}
+
+/// Refuses what keys must not say together.
+fn agree(root: &Cursor<'_>, job: &Job) -> Result<(), JobError> {
+    let refuse = |key: &str, message: String, hint: &str| {
+        let mut invalid = root.document.wrong_key(key, message);
+        invalid.hint = Some(hint.to_owned());
+        Err(JobError::from(invalid))
+    };
+    let command = job.trainer == Trainer::Command;
+    let trainer = job.trainer.name();
+    if command && job.image.is_none() && job.build.is_none() {
+        return refuse("trainer", "`trainer: command` needs an `image` or a `build`".into(), "write `image: NAME`");
+    }
+    if !command && job.data.is_none() {
+        return refuse("", format!("trainer `{trainer}` needs `data`"), "write `data: path/to/data.yaml`");
+    }
+    for (key, given) in [("command", job.command.is_some()), ("entrypoint", job.entrypoint.is_some())] {
+        if given && !command {
+            let message = format!("`{key}` is for `trainer: command`, and the trainer is `{trainer}`");
+            return refuse(key, message, "write `trainer: command` to run a program of your own");
+        }
+    }
+    if job.containers == Containers::PerHost && !command {
+        let message = format!("`containers: per-host` is for `trainer: command`, and the trainer is `{trainer}`");
+        return refuse("containers", message, "leave it out: the ranks of a host share what they need");
+    }
+    if job.nproc_per_node.is_some() && job.containers == Containers::PerDevice {
+        let message = "`nproc_per_node` needs `containers: per-host`".to_owned();
+        return refuse(
+            "nproc_per_node",
+            message,
+            "a program in a container per device is started once for each device",
+        );
+    }
+    if let (Some(target), Micro::Fixed(micro)) = (job.batch.target, job.batch.micro) {
+        if micro > target {
+            let message = format!("`batch.micro` is {micro}, more than `batch.target`, which is {target}");
+            return refuse("batch.micro", message, "a step takes at least one micro-batch");
+        }
+    }
+    Ok(())
+}
+
+fn trainer(root: &Cursor<'_>) -> Result<Trainer, JobError> {
+    let Some(given) = root.get("trainer") else { return Ok(TRAINER) };
+    let trainer = given.one_of(TRAINERS)?;
+    if NOT_BUILT.contains(&trainer) {
+        let mut invalid = given.refuse(format!("trainer `{}` is not built yet", trainer.name()));
+        invalid.hint = Some("write `trainer: ultralytics`".into());
+        return Err(invalid.into());
+    }
+    Ok(trainer)
+}
+
+fn batch(root: &Cursor<'_>, trainer: Trainer, notes: &mut Vec<String>) -> Result<Batch, JobError> {
+    let default = (trainer != Trainer::Command).then_some(TARGET);
+    let mut batch = Batch { target: default, micro: Micro::Auto };
+    let Some(given) = root.get("batch") else { return Ok(batch) };
+    if !given.value.is_mapping() {
+        match short_batch(&given)? {
+            Some(target) => batch.target = Some(target),
+            None => notes.push(match default {
+                Some(target) => format!("`batch: -1` is understood as `batch: {{target: {target}, micro: auto}}`"),
+                None => "`batch: -1` is understood as `batch: {micro: auto}`".into(),
+            }),
+        }
+        return Ok(batch);
+    }
+    given.only("a number of images or a mapping", BATCH_KEYS, explain)?;
+    if let Some(target) = given.get("target") {
+        batch.target = short_batch(&target)?.or(default);
+    }
+    if let Some(micro) = given.get("micro") {
+        batch.micro = match micro.value {
+            Value::String(text) if text == "auto" => Micro::Auto,
+            value if value.as_i64() == Some(-1) => Micro::Auto,
+            Value::Number(_) => Micro::Fixed(micro.whole32(1..=MOST_IMAGES, "images on one device")?),
+            _ => return Err(micro.wrong("`auto` or a number of images").into()),
+        };
+        if batch.target.is_none() && batch.micro != Micro::Auto {
+            let mut invalid = micro.refuse("`batch.micro` needs `batch.target`");
+            invalid.hint = Some("a program that is told no target batches as it likes".into());
+            return Err(invalid.into());
+        }
+    }
+    Ok(batch)
+}
+
+/// A target, or nothing for yolo's `-1`.
+fn short_batch(at: &Cursor<'_>) -> Result<Option<u32>, JobError> {
+    if at.value.as_i64() == Some(-1) {
+        return Ok(None);
+    }
+    if at.value.as_f64().is_some_and(|share| share > 0.0 && share < 1.0) {
+        let mut invalid = at.wrong("a whole number of images");
+        invalid.hint = Some("a share of the memory is not a batch; write `batch: {micro: auto}`".into());
+        return Err(invalid.into());
+    }
+    at.whole32(1..=MOST_IMAGES, "images of one optimizer step, over all ranks").map(Some)
+}
+
+fn image_side(at: &Cursor<'_>) -> Result<u32, JobError> {
+    const STRIDE: u32 = 32;
+    const MOST: u32 = 8192;
+    let expected = format!("a multiple of {STRIDE} from {STRIDE} to {MOST} (pixels)");
+    let side = at.value.as_u64().and_then(|side| u32::try_from(side).ok()).ok_or_else(|| at.wrong(&expected))?;
+    if side % STRIDE == 0 && (STRIDE..=MOST).contains(&side) {
+        return Ok(side);
+    }
+    let below = (side / STRIDE * STRIDE).clamp(STRIDE, MOST);
+    let above = (below + STRIDE).min(MOST);
+    let mut invalid = at.wrong(expected);
+    invalid.hint = Some(if side < below || below == above {
+        format!("the nearest is {below}")
+    } else {
+        format!("the nearest are {below} and {above}")
+    });
+    Err(invalid.into())
+}
+
+fn name(root: &Cursor<'_>, document: &Document) -> Result<String, JobError> {
+    const LONGEST: usize = 64;
+    let expected =
+        "a name of letters, digits, `.`, `_` and `-`, at most 64 bytes, that begins with a letter or a digit";
+    let fits = |character: char| character.is_alphanumeric() || matches!(character, '.' | '_' | '-');
+    let Some(given) = root.get("name") else {
+        return Ok(name_of_file(&document.file, fits, LONGEST));
+    };
+    let name = given.text(expected)?;
+    if !name.starts_with(char::is_alphanumeric) || !name.chars().all(fits) || name.len() > LONGEST {
+        return Err(given.wrong(expected).into());
+    }
+    Ok(name)
+}
+
+/// The file's name without its ending, made fit to be a folder.
+fn name_of_file(file: &Path, fits: impl Fn(char) -> bool, longest: usize) -> String {
+    let stem = file.file_stem().map(|stem| stem.to_string_lossy()).unwrap_or_default();
+    let mut name = String::new();
+    for character in stem.chars().map(|character| if fits(character) { character } else { '-' }) {
+        if name.len() + character.len_utf8() > longest {
+            break;
+        }
+        name.push(character);
+    }
+    let name = name.trim_start_matches(|character: char| !character.is_alphanumeric());
+    if name.is_empty() { "job".into() } else { name.to_owned() }
+}
+
+fn reference(at: &Cursor<'_>) -> Result<String, JobError> {
+    let expected = "the name of an image such as `debian:trixie-slim`";
+    let text = at.word(expected)?;
+    let fits = |character: char| character.is_ascii_alphanumeric() || "._-/:@".contains(character);
+    // The repository is in small letters; a registry's host, a tag and a digest need not be.
+    if !text.chars().all(fits) || !text.starts_with(|first: char| first.is_ascii_alphanumeric()) {
+        return Err(at.wrong(expected).into());
+    }
+    Ok(text)
+}
+
+fn absolute(at: &Cursor<'_>) -> Result<String, JobError> {
+    let text = at.word("an absolute path in the container")?;
+    if text.starts_with('/') { Ok(text) } else { Err(at.wrong("an absolute path in the container").into()) }
+}
+
+fn user(at: &Cursor<'_>) -> Result<String, JobError> {
+    let expected = "a user as `uid`, `uid:gid` or a name of the image";
+    let text = at.word(expected)?;
+    let fits = |part: &str| {
+        !part.is_empty()
+            && part.chars().all(|character| character.is_ascii_alphanumeric() || "._-$".contains(character))
+    };
+    let parts: Vec<&str> = text.split(':').collect();
+    if parts.len() <= 2 && parts.iter().all(|part| fits(part)) { Ok(text) } else { Err(at.wrong(expected).into()) }
+}
+
+/// Keys that other programs have and a job has under another name.
+fn explain(value: &Cursor<'_>, key: &str) -> Option<Invalid> {
+    let (message, hint) = settings::habit(key, value.value)?;
+    let mut invalid = value.document.wrong_key(&value.path, message);
+    invalid.hint = Some(hint);
+    Some(invalid)
+}

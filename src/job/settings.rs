@@ -1,0 +1,259 @@
+//! The settings of a trainer under `args`: which there are, what they may be, and which of them have a place of their
+//! own in a job.
+
+use std::collections::BTreeMap;
+
+use serde_json::Value as Json;
+use serde_yaml::Value;
+
+use super::cursor::Cursor;
+use super::error::{JobError, listed, nearest, printable};
+use super::types::Trainer;
+
+/// What a setting may be.
+#[derive(Clone, Copy, Debug)]
+enum Kind {
+    /// True or false.
+    Flag,
+    /// A number between two bounds.
+    Number(f64, f64),
+    /// A whole number between two bounds.
+    Whole(i64, i64),
+    /// One of these words.
+    Word(&'static [&'static str]),
+    /// Text.
+    Text,
+    /// True, false, or one of these words.
+    FlagOr(&'static [&'static str]),
+    /// True, false, or text.
+    FlagOrText,
+    /// True, false, or a number between two bounds.
+    FlagOrNumber(f64, f64),
+    /// A whole number or a list of them.
+    Wholes,
+}
+
+const PORTION: Kind = Kind::Number(0.0, 1.0);
+const GAIN: Kind = Kind::Number(0.0, 1e6);
+
+/// The public settings of the `ultralytics` trainer that concern training.
+const ULTRALYTICS: &[(&str, Kind)] = &[
+    ("amp", Kind::Flag),
+    ("angle", GAIN),
+    ("augment", Kind::Flag),
+    ("auto_augment", Kind::Word(&["randaugment", "autoaugment", "augmix"])),
+    ("bgr", PORTION),
+    ("box", GAIN),
+    ("cache", Kind::FlagOr(&["ram", "disk"])),
+    ("channels_last", Kind::Flag),
+    ("classes", Kind::Wholes),
+    ("close_mosaic", Kind::Whole(0, 1_000_000)),
+    ("cls", GAIN),
+    ("cls_pw", PORTION),
+    ("compile", Kind::FlagOr(&["default", "reduce-overhead", "max-autotune-no-cudagraphs"])),
+    ("conf", PORTION),
+    ("copy_paste", PORTION),
+    ("copy_paste_mode", Kind::Word(&["flip", "mixup"])),
+    ("cos_lr", Kind::Flag),
+    ("cutmix", PORTION),
+    ("degrees", Kind::Number(0.0, 360.0)),
+    ("deterministic", Kind::Flag),
+    ("dfl", GAIN),
+    ("dropout", PORTION),
+    ("end2end", Kind::Flag),
+    ("erasing", PORTION),
+    ("fliplr", PORTION),
+    ("flipud", PORTION),
+    ("fraction", PORTION),
+    ("freeze", Kind::Wholes),
+    ("hsv_h", PORTION),
+    ("hsv_s", PORTION),
+    ("hsv_v", PORTION),
+    ("iou", PORTION),
+    ("kobj", GAIN),
+    ("lr0", Kind::Number(0.0, 1e3)),
+    ("lrf", Kind::Number(0.0, 1e3)),
+    ("mask_ratio", Kind::Whole(1, 64)),
+    ("max_det", Kind::Whole(1, 1_000_000)),
+    ("mixup", PORTION),
+    ("momentum", PORTION),
+    ("mosaic", PORTION),
+    ("multi_scale", Kind::FlagOrNumber(0.0, 1.0)),
+    ("optimizer", Kind::Word(&["auto", "SGD", "MuSGD", "Adam", "Adamax", "AdamW", "NAdam", "RAdam", "RMSProp"])),
+    ("overlap_mask", Kind::Flag),
+    ("patience", Kind::Whole(0, 1_000_000)),
+    ("perspective", Kind::Number(0.0, 1.0)),
+    ("plots", Kind::Flag),
+    ("pose", GAIN),
+    ("pretrained", Kind::FlagOrText),
+    ("profile", Kind::Flag),
+    ("rect", Kind::Flag),
+    ("rle", GAIN),
+    ("save", Kind::Flag),
+    ("save_json", Kind::Flag),
+    ("save_period", Kind::Whole(-1, 1_000_000)),
+    ("scale", Kind::Number(0.0, 100.0)),
+    ("shear", Kind::Number(-360.0, 360.0)),
+    ("single_cls", Kind::Flag),
+    ("split", Kind::Text),
+    ("time", Kind::Number(0.0, 1e5)),
+    ("translate", PORTION),
+    ("val", Kind::Flag),
+    ("verbose", Kind::Flag),
+    ("warmup_bias_lr", Kind::Number(0.0, 1e3)),
+    ("warmup_epochs", Kind::Number(0.0, 1e6)),
+    ("warmup_momentum", PORTION),
+    ("weight_decay", PORTION),
+    ("workers", Kind::Whole(0, 1024)),
+];
+
+/// Keys that people bring along from yolo, from compose or from other launchers, and what a job has instead.
+const HABITS: &[(&str, &str)] = &[
+    (
+        "accumulate",
+        "it follows from the batch: each rank runs `batch.target` / (ranks x `batch.micro`) micro-batches a step",
+    ),
+    ("autobatch", "write `batch: {micro: auto}`"),
+    ("batch_size", "write `batch: 64`: the images of one optimizer step, over all ranks"),
+    ("cfg", "the model is `model: yolov8n.yaml`, and the settings of the trainer stand under `args:`"),
+    ("container_name", "containers are named after the run; the job has a `name:`"),
+    ("deploy", "devices are chosen with `device:` or `gpus:`"),
+    ("exist_ok", "every run has a folder of its own under `runs:`; nothing is overwritten"),
+    ("hyp", "the settings of the trainer stand under `args:`"),
+    ("img", "write `imgsz: 640`"),
+    ("img_size", "write `imgsz: 640`"),
+    ("ipc", "the ranks of a host share one IPC namespace; its size is `shm_size:`"),
+    ("master_addr", "evenkeel sets it for every rank"),
+    ("master_port", "evenkeel sets it for every rank"),
+    ("mode", "a job trains"),
+    ("nbs", "it is `batch.target`: the images of one optimizer step, over all ranks"),
+    ("network_mode", "write `network: none`, `bridge` or `host`"),
+    ("nproc", "write `nproc_per_node:`"),
+    ("project", "records go to the folder `runs:`, below the job's `name:`"),
+    ("resume", "continue a run with `evenkeel resume RUN`"),
+    ("runtime", "GPUs are chosen with `device:` or `gpus:`"),
+    ("save_dir", "records go to the folder `runs:`, below the job's `name:`"),
+    ("services", "this looks like a compose file; a job has the keys of one service at the top level"),
+    ("task", "a job trains a detector; the model decides"),
+    ("weights", "write `model: yolov8n.pt`"),
+    ("world_size", "it is the number of devices: `device:` or `gpus:`"),
+];
+
+/// Keys of a job that yolo has among its settings, and where they stand in a job.
+const OWN: &[(&str, &str)] = &[
+    ("batch", "`batch`"),
+    ("data", "`data`"),
+    ("device", "`device`"),
+    ("epochs", "`epochs`"),
+    ("imgsz", "`imgsz`"),
+    ("model", "`model`"),
+    ("name", "`name`"),
+    ("seed", "`seed`"),
+];
+
+/// What to do instead with a key that a job does not have, but other programs do. `value` is what it was given.
+pub(super) fn habit(key: &str, value: &Value) -> Option<(String, String)> {
+    let plain = key.to_lowercase().replace('-', "_");
+    if let Some((_, instead)) = HABITS.iter().find(|(name, _)| *name == plain) {
+        return Some((format!("unknown key `{}`", printable(key)), (*instead).to_owned()));
+    }
+    let (name, _) = ULTRALYTICS.iter().find(|(name, _)| *name == plain)?;
+    let value = super::cursor::scalar(value).map_or("...".to_owned(), |value| printable(&value));
+    let message = format!("`{name}` is a setting of the trainer, its place is under `args`");
+    Some((message, format!("write `args: {{{name}: {value}}}`, or `args.{name}={value}` on the command line")))
+}
+
+/// The settings under `args`, checked against what the trainer knows.
+pub(super) fn read(at: &Cursor<'_>, trainer: Trainer) -> Result<BTreeMap<String, Json>, JobError> {
+    let mut settings = BTreeMap::new();
+    for (key, setting) in at.entries("settings of the trainer, such as `{lr0: 0.01}`")? {
+        if trainer == Trainer::Command {
+            let mut invalid = setting.document.wrong_key(&at.path, "`args` is for trainers whose settings are known");
+            invalid.hint = Some("give a program its settings on its `command` line or in its `environment`".into());
+            return Err(invalid.into());
+        }
+        let Some((_, kind)) = ULTRALYTICS.iter().find(|(name, _)| *name == key) else {
+            return Err(unknown(&setting, key, trainer));
+        };
+        if setting.value.is_null() {
+            continue;
+        }
+        settings.insert(key.to_owned(), check(&setting, *kind)?);
+    }
+    Ok(settings)
+}
+
+fn unknown(setting: &Cursor<'_>, key: &str, trainer: Trainer) -> JobError {
+    let refuse = |message: String| setting.document.wrong_key(&setting.path, message);
+    let shown = printable(key);
+    if key == "<<" {
+        return refuse("merge key `<<` in `args` is not supported; write the keys out".into()).into();
+    }
+    if let Some((_, place)) = OWN.iter().find(|(name, _)| *name == key) {
+        return refuse(format!("`{key}` has a place of its own at the top level of a job: {place}")).into();
+    }
+    if let Some((_, instead)) = HABITS.iter().find(|(name, _)| *name == key) {
+        let mut invalid = refuse(format!("`{shown}` is not for `args`"));
+        invalid.hint = Some((*instead).to_owned());
+        return invalid.into();
+    }
+    let trainer = trainer.name();
+    let message = format!("trainer `{trainer}` has no setting `{shown}`");
+    match nearest(key, ULTRALYTICS.iter().map(|(name, _)| *name)) {
+        Some(near) => refuse(format!("{message}; did you mean `{near}`?")).into(),
+        None => refuse(message).into(),
+    }
+}
+
+fn check(at: &Cursor<'_>, kind: Kind) -> Result<Json, JobError> {
+    let value = at.value;
+    let within = |least: f64, most: f64| value.as_f64().filter(|number| (least..=most).contains(number));
+    let word = |words: &[&str]| value.as_str().filter(|word| words.contains(word));
+    let (fits, expected) = match kind {
+        Kind::Flag => (value.is_bool(), "`true` or `false`".to_owned()),
+        Kind::Number(least, most) => (within(least, most).is_some(), format!("a number from {least} to {most}")),
+        Kind::Whole(least, most) => (
+            value.as_i64().is_some_and(|number| (least..=most).contains(&number)),
+            format!("a whole number from {least} to {most}"),
+        ),
+        Kind::Word(words) => (
+            word(words).is_some(),
+            match value.as_str().and_then(|text| nearest(text, words.iter().copied())) {
+                Some(near) => format!("one of {}; did you mean `{near}`?", listed(words.iter().copied())),
+                None => format!("one of {}", listed(words.iter().copied())),
+            },
+        ),
+        Kind::Text => (value.is_string(), "text".to_owned()),
+        Kind::FlagOr(words) => (
+            value.is_bool() || word(words).is_some(),
+            format!("`true`, `false`, {}", listed(words.iter().copied()).replace(" and ", " or ")),
+        ),
+        Kind::FlagOrText => (value.is_bool() || value.is_string(), "`true`, `false` or text".to_owned()),
+        Kind::FlagOrNumber(least, most) => (
+            value.is_bool() || within(least, most).is_some(),
+            format!("`true`, `false` or a number from {least} to {most}"),
+        ),
+        Kind::Wholes => {
+            let whole = |value: &Value| value.as_u64().is_some_and(|number| number <= 1_000_000);
+            let fits = whole(value) || value.as_sequence().is_some_and(|list| list.iter().all(whole));
+            (fits, "a whole number or a list of them".to_owned())
+        }
+    };
+    if !fits {
+        return Err(at.wrong(expected).into());
+    }
+    serde_json::to_value(value).map_err(|_| at.wrong("a plain value").into())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_table_is_sorted_and_no_name_has_two_places() {
+        assert!(ULTRALYTICS.windows(2).all(|pair| pair[0].0 < pair[1].0));
+        for (name, _) in HABITS.iter().chain(OWN) {
+            assert!(!ULTRALYTICS.iter().any(|(other, _)| other == name), "{name}");
+        }
+    }
+}

@@ -1,0 +1,209 @@
+//! The split of the batch: numbers in, numbers out. Which devices there are, and what else speaks for or against a
+//! split, is the caller's.
+
+/// Images of a step at most; a target above is a typing error.
+pub const LARGEST_TARGET: u32 = 1_000_000;
+
+/// What is to be split.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Demand {
+    /// T, images of an optimizer step over all ranks; at least 1.
+    pub target: u32,
+    /// Images of one micro-batch; absent: as many as a rank has to take in one go.
+    pub micro: Option<u32>,
+    /// Whether ranks may run different numbers of micro-batches.
+    pub uneven_counts: bool,
+}
+
+/// A split with equal micro-batches: Σ counts · micro = T.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Uniform {
+    /// Images of every micro-batch.
+    pub micro: u32,
+    /// Micro-batches of each rank, at least 1.
+    pub counts: Vec<u32>,
+}
+
+impl Demand {
+    /// Splits over `ranks` devices, exactly; nothing when that is not possible.
+    #[must_use]
+    pub fn split(&self, ranks: u32) -> Option<Uniform> {
+        if ranks == 0 || self.target == 0 {
+            return None;
+        }
+        let micro = match self.micro {
+            Some(micro) => micro,
+            None if self.target % ranks == 0 => self.target / ranks,
+            None => return None,
+        };
+        if micro == 0 || self.target % micro != 0 {
+            return None;
+        }
+        let all = self.target / micro;
+        if all < ranks || (all % ranks != 0 && !self.uneven_counts) {
+            return None;
+        }
+        // The first ranks take what is left over, one each.
+        let counts = (0..ranks).map(|rank| all / ranks + u32::from(rank < all % ranks)).collect();
+        Some(Uniform { micro, counts })
+    }
+
+    /// The largest number of ranks up to `ranks` over which this splits.
+    #[must_use]
+    pub fn most_ranks(&self, ranks: u32) -> Option<u32> {
+        (1..=ranks.min(self.target)).rev().find(|count| self.split(*count).is_some())
+    }
+
+    /// What is near this demand and splits.
+    #[must_use]
+    pub fn alternatives(&self, ranks: u32) -> Alternatives {
+        let with = |target| Self { target, ..*self };
+        // Every step from one target that splits to the next is a multiple of this.
+        let unit = match self.micro {
+            Some(micro) if self.uneven_counts => u64::from(micro),
+            Some(micro) => u64::from(micro) * u64::from(ranks),
+            None => u64::from(ranks),
+        }
+        .max(1);
+        let least = u64::from(self.micro.unwrap_or(1)) * u64::from(ranks.max(1));
+        let splits = |target: &u64| {
+            *target <= u64::from(LARGEST_TARGET)
+                && u32::try_from(*target).is_ok_and(|target| with(target).split(ranks).is_some())
+        };
+        let floor = u64::from(self.target) / unit * unit;
+        let small = |target: u64| u32::try_from(target).expect("checked against the largest target");
+        let below = (floor < u64::from(self.target)).then_some(floor).or(floor.checked_sub(unit));
+        Alternatives {
+            target_below: below.filter(splits).map(small),
+            target_above: Some((floor + unit).max(least)).filter(splits).map(small),
+            fewer_ranks: ranks.checked_sub(1).and_then(|fewer| self.most_ranks(fewer)),
+            // Nobody has more devices than twice as many at hand.
+            more_ranks: (ranks + 1..=ranks.saturating_mul(2)).find(|more| self.split(*more).is_some()),
+            micro_below: self.micro.and_then(|micro| self.nearest_micro(ranks, (1..micro).rev())),
+            micro_above: self.micro.and_then(|micro| self.nearest_micro(ranks, micro + 1..=self.target)),
+        }
+    }
+
+    fn nearest_micro(&self, ranks: u32, mut candidates: impl Iterator<Item = u32>) -> Option<u32> {
+        candidates.find(|micro| Self { micro: Some(*micro), ..*self }.split(ranks).is_some())
+    }
+}
+
+/// What splits, near something that does not. All else is as it was in each of them.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Alternatives {
+    /// The next smaller target.
+    pub target_below: Option<u32>,
+    /// The next larger target.
+    pub target_above: Option<u32>,
+    /// The next smaller number of ranks.
+    pub fewer_ranks: Option<u32>,
+    /// The next larger number of ranks.
+    pub more_ranks: Option<u32>,
+    /// The next smaller micro-batch.
+    pub micro_below: Option<u32>,
+    /// The next larger micro-batch.
+    pub micro_above: Option<u32>,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn demand(target: u32, micro: impl Into<Option<u32>>) -> Demand {
+        Demand { target, micro: micro.into(), uneven_counts: false }
+    }
+
+    #[test]
+    fn a_split_is_equal_on_all_ranks() {
+        assert_eq!(demand(64, None).split(2), Some(Uniform { micro: 32, counts: vec![1, 1] }));
+        assert_eq!(demand(64, 8).split(2), Some(Uniform { micro: 8, counts: vec![4, 4] }));
+        assert_eq!(demand(64, None).split(3), None);
+        assert_eq!(demand(48, 32).split(1), None);
+    }
+
+    #[test]
+    fn ranks_that_may_differ_take_the_rest_one_each() {
+        let demand = Demand { target: 56, micro: Some(8), uneven_counts: true };
+        assert_eq!(demand.split(3), Some(Uniform { micro: 8, counts: vec![3, 2, 2] }));
+        assert_eq!(demand.split(8), None);
+    }
+
+    #[test]
+    fn what_is_near_is_named() {
+        let near = demand(64, None).alternatives(3);
+        assert_eq!((near.target_below, near.target_above), (Some(63), Some(66)));
+        assert_eq!((near.fewer_ranks, near.more_ranks), (Some(2), Some(4)));
+        let near = demand(64, 12).alternatives(2);
+        assert_eq!((near.target_below, near.target_above), (Some(48), Some(72)));
+        assert_eq!((near.micro_below, near.micro_above), (Some(8), Some(16)));
+        assert_eq!((near.fewer_ranks, near.more_ranks), (None, None));
+        let near = demand(2, 4).alternatives(4);
+        assert_eq!((near.target_below, near.target_above), (None, Some(16)));
+    }
+
+    /// Every target up to 512 over up to 16 ranks: what is accepted adds up, and what a refusal names is accepted.
+    #[test]
+    fn accepted_is_exact_and_refused_names_what_works() {
+        let (mut accepted, mut refused) = (0_u32, 0_u32);
+        for uneven_counts in [false, true] {
+            for ranks in 1..=16 {
+                for target in 1..=512 {
+                    for micro in
+                        [None, Some(1), Some(2), Some(3), Some(7), Some(8), Some(12), Some(16), Some(100), Some(600)]
+                    {
+                        let demand = Demand { target, micro, uneven_counts };
+                        match demand.split(ranks) {
+                            Some(split) => {
+                                accepted += 1;
+                                assert_eq!(split.counts.len(), ranks as usize);
+                                assert_eq!(
+                                    split.counts.iter().sum::<u32>() * split.micro,
+                                    target,
+                                    "{demand:?} {ranks}"
+                                );
+                                let (least, most) = (split.counts.iter().min(), split.counts.iter().max());
+                                assert!(least >= Some(&1), "every rank works");
+                                assert!(most <= least.map(|least| least + u32::from(uneven_counts)).as_ref());
+                                assert!(micro.is_none_or(|micro| micro == split.micro));
+                            }
+                            None => {
+                                refused += 1;
+                                named_alternatives_split(&demand, ranks);
+                            }
+                        }
+                    }
+                }
+            }
+        }
+        assert!(accepted > 5_000 && refused > 50_000, "{accepted} accepted, {refused} refused");
+    }
+
+    fn named_alternatives_split(demand: &Demand, ranks: u32) {
+        let near = demand.alternatives(ranks);
+        let target = |target| Demand { target, ..*demand }.split(ranks).is_some();
+        let brute_above =
+            (demand.target + 1..=demand.target + ranks * demand.micro.unwrap_or(1)).find(|&other| target(other));
+        let brute_below = (1..demand.target).rev().find(|&other| target(other));
+        assert_eq!(near.target_above, brute_above, "{demand:?} {ranks}");
+        assert_eq!(near.target_below, brute_below, "{demand:?} {ranks}");
+        for count in [near.fewer_ranks, near.more_ranks].into_iter().flatten() {
+            assert!(demand.split(count).is_some(), "{demand:?} {count}");
+        }
+        for micro in [near.micro_below, near.micro_above].into_iter().flatten() {
+            assert!(Demand { micro: Some(micro), ..*demand }.split(ranks).is_some(), "{demand:?} {ranks} {micro}");
+        }
+    }
+
+    #[test]
+    fn the_largest_numbers_do_not_overflow() {
+        for ranks in [1, 1024, u32::MAX] {
+            for micro in [None, Some(1), Some(LARGEST_TARGET)] {
+                let demand = demand(LARGEST_TARGET - 1, micro);
+                if demand.split(ranks.min(1024)).is_none() {
+                    let _ = demand.alternatives(ranks.min(1024));
+                }
+            }
+        }
+    }
+}
