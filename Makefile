@@ -5,13 +5,18 @@ ARGS ?=
 CARGO ?= cargo
 EVENKEEL := target/release/evenkeel
 
+# What needs no libtorch, and is built and tested on the host. The rest is tested inside the builder image.
+HOST_CRATES := -p evenkeel -p evenkeel-wire -p evenkeel-agent -p evenkeel-nvml-stub
+TORCH_CRATES := -p tch-distributed -p evenkeel-trainer
+
 .DEFAULT_GOAL := help
-.PHONY: help build train smoke images test lint test-host test-torch test-docker check-long deny bench clean
+.PHONY: help build train smoke images workbench workbench-down
+.PHONY: test test-lint test-host test-torch test-docker test-training check-long deny bench clean
 
 help: ## This list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-16s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
-build: ## The controller
+build: ## The controller, target/release/evenkeel
 	$(CARGO) build --release --locked
 
 # The shapes are drawn, not fetched; a set that is there already is left as it is.
@@ -27,11 +32,53 @@ smoke: build data/shapes/data.yaml ## A quick look: one epoch on a few images
 images: build ## All images that training needs
 	$(EVENKEEL) image build builder ultralytics
 
-test: lint test-host test-torch test-docker ## Everything that a machine without a GPU can check
+workbench: build ## Jupyter and SSH in the training image
+	EVENKEEL_WORKBENCH_IMAGE=$$($(EVENKEEL) image build workbench) compose/workbench.sh up
 
-lint: ## Format and lints of what needs no libtorch
+workbench-down: ## The workbench, ended
+	compose/workbench.sh down
+
+test: test-lint test-host test-torch test-docker test-training ## Everything that a machine without a GPU can check
+
+test-lint: ## Format and lints
 	$(CARGO) fmt --all --check
-	$(CARGO) clippy --locked --all-targets -p evenkeel -p evenkeel-wire -p evenkeel-agent -p evenkeel-nvml-stub -- -D warnings
+	$(CARGO) clippy --locked --all-targets $(HOST_CRATES) -- -D warnings
 
 test-host: ## The controller, the agent and the command line, without an engine
-	$(CARGO) test --locked -p evenkeel -p evenkeel-wire -p evenkeel-agent --lib --bins --test cli --test data --test inventory --test agent
+	$(CARGO) build --locked -p evenkeel-nvml-stub
+	$(CARGO) test --locked $(HOST_CRATES) --lib --bins
+	$(CARGO) test --locked -p evenkeel-agent --tests
+	$(CARGO) test --locked --test cli --test data --test inventory --test job
+
+# The sources are in the image, which is named by their content; so nothing is mounted and nothing is left.
+test-torch: ## The crates on libtorch, inside the builder image
+	image=$$($(CARGO) run --quiet --locked -- image build builder) && \
+	docker run --rm --network none --shm-size 1g $$image sh -euc '\
+	    cargo clippy --release --locked --offline --all-targets $(TORCH_CRATES) -- -D warnings; \
+	    cargo test --release --locked --offline $(TORCH_CRATES)'
+
+test-docker: ## Containers on a real engine, as this user and as another one
+	$(CARGO) test --locked --no-run --test docker --test image
+	export EVENKEEL_TEST_ENGINE=required EVENKEEL_TEST_IMAGE=$$($(CARGO) run --quiet --locked -- image build debian) && \
+	$(CARGO) test --locked --test docker --test image && \
+	tests/as-other-user.sh $$($(CARGO) test --locked --no-run --test docker 2>&1 | sed -n 's/.*(\(target[^)]*\))$$/\1/p') target/debug/evenkeel
+
+test-training: ## Trainings of a few minutes in the image that people train in
+	image=$$($(CARGO) run --quiet --locked -- image build debian ultralytics | head -n 1) && \
+	EVENKEEL_TEST_ENGINE=required EVENKEEL_TEST_IMAGE=$$image \
+	$(CARGO) test --locked --test training -- --test-threads 1 --nocapture
+
+check-long: ## What takes long, whole: make test runs samples of it
+	EVENKEEL_TEST_LONG=1 $(MAKE) test-docker test-training
+	$(MAKE) bench
+
+bench: build ## Overhead and logs against the docker command, as ratios of one run
+	export EVENKEEL_TEST_IMAGE=$$($(EVENKEEL) image build debian) && \
+	$(CARGO) bench --locked --bench launch && $(CARGO) bench --locked --bench logs
+
+deny: ## Licences and sources of the dependencies
+	command -v cargo-deny > /dev/null || $(CARGO) install --locked cargo-deny
+	$(CARGO) deny check bans licenses sources
+
+clean: ## What was built here; images and runs stay
+	$(CARGO) clean

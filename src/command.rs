@@ -1,6 +1,12 @@
 //! The subcommands: each resolves its inputs and calls the stages in order.
 
-pub mod prepare;
+pub mod dataset;
+pub mod devices;
+mod fetch;
+pub mod image;
+pub mod plan;
+pub mod init;
+mod prepare;
 pub mod train;
 
 use crate::cli::{Cli, Command};
@@ -25,7 +31,16 @@ pub fn run(cli: Cli) -> Result<ExitCode, Failure> {
     runtime.block_on(async {
         match cli.command {
             Command::Train(args) => train::run(&args, &settings, screen, cli.json).await,
-            _ => Err(Failure::new(ExitCode::BadRequest, "this command is not there yet")),
+            Command::Plan(args) => plan::run(&args, &settings, cli.json),
+            Command::Devices(_) => devices::run(&settings, cli.json),
+            Command::Image(command) => image::run(&command, &settings, screen).await,
+            Command::Dataset(command) => dataset::run(&command, cli.json),
+            Command::Init(args) => init::run(&args),
+            Command::Schema => {
+                let schema = serde_json::to_string_pretty(&crate::job::schema()).expect("plain data");
+                crate::output::print(&schema);
+                Ok(ExitCode::Done)
+            }
         }
     })
 }

@@ -12,7 +12,7 @@ mod voc;
 pub mod yaml;
 
 pub use error::DataError;
-pub use init::job_for;
+pub use init::{job_for, name_of};
 pub use mount::Mount;
 pub use obtain::{Wanted, obtain, wanted_data, wanted_weights};
 pub use resolve::{Places, ResolvedData, resolve};

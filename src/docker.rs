@@ -3,7 +3,7 @@
 //! Every operation is one call with one error that says what was tried. Nothing retries here; who calls decides.
 
 use std::collections::HashMap;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use bollard::errors::Error as BollardError;
 use bollard::models::{
@@ -21,10 +21,13 @@ use futures_util::{Stream, StreamExt, TryStreamExt};
 use crate::endpoint::Endpoint;
 use crate::launch::{ContainerSpec, Namespace};
 
+mod buildkit;
+
 /// A connection to an engine, with the API version both sides speak.
 #[derive(Clone)]
 pub struct Engine {
     docker: bollard::Docker,
+    socket: PathBuf,
 }
 
 /// What failed, while trying what.
@@ -145,6 +148,18 @@ pub struct Build {
     pub labels: HashMap<String, String>,
     /// Network of the steps, as `host`; empty: the engine's default.
     pub network: String,
+    /// What builds it.
+    pub builder: Builder,
+}
+
+/// A builder of the engine.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Builder {
+    /// One step after the other, each in a container. Every engine has had it; it knows no mounts.
+    #[default]
+    Classic,
+    /// BuildKit.
+    BuildKit,
 }
 
 /// One sign of life of a build, a pull or a load.
@@ -152,6 +167,15 @@ pub struct Build {
 pub enum Progress {
     /// A line for a person.
     Line(String),
+    /// A step begins, where the builder says so by itself; the classic one says it in a line.
+    Step {
+        /// Counted from 1, within its stage.
+        number: u32,
+        /// How many its stage has.
+        of: u32,
+        /// The instruction.
+        command: String,
+    },
     /// Bytes of one layer.
     Layer {
         /// The layer.
@@ -200,7 +224,7 @@ impl Engine {
         let docker = bollard::Docker::connect_with_unix(&socket, ANSWER_SECONDS, bollard::API_DEFAULT_VERSION)
             .map_err(failed("connect to the Docker engine"))?;
         let docker = docker.negotiate_version().await.map_err(failed("agree with the Docker engine on a version"))?;
-        Ok(Self { docker })
+        Ok(Self { docker, socket: endpoint.socket.clone() })
     }
 
     /// What the engine says of itself.
@@ -247,11 +271,15 @@ impl Engine {
         Ok(found.into_iter().flat_map(|image| image.repo_tags).collect())
     }
 
-    /// Builds an image from a context (a tar archive) with the classic builder. Dropping the stream ends the build.
+    /// Builds an image from a context (a tar archive). Dropping the stream ends the build.
     pub fn build<S>(&self, build: Build, context: S) -> impl Stream<Item = Result<Progress, DockerError>> + '_
     where
         S: Stream<Item = std::io::Result<Bytes>> + Send + 'static,
     {
+        if build.builder == Builder::BuildKit {
+            let api = self.docker.client_version().to_string();
+            return buildkit::build(&self.socket, &api, &build, context).left_stream();
+        }
         let what = format!("build the image `{}`", build.tag);
         let options = BuildImageOptions {
             dockerfile: build.dockerfile,
@@ -264,16 +292,27 @@ impl Engine {
             forcerm: true,
             ..Default::default()
         };
-        self.docker.build_image(options, None, Some(bollard::body_try_stream(context))).filter_map(move |info| {
-            std::future::ready(match info.map_err(failed(what.clone())) {
-                Err(error) => Some(Err(error)),
-                Ok(info) => match (info.error_detail.and_then(|detail| detail.message), info.stream, info.status) {
-                    (Some(message), ..) => Some(Err(DockerError::Failed { what: what.clone(), message, status: None })),
-                    (None, Some(text), _) | (None, None, Some(text)) => Some(Ok(Progress::Line(text))),
-                    (None, None, None) => None,
-                },
+        self.docker
+            .build_image(options, None, Some(bollard::body_try_stream(context)))
+            .filter_map(move |info| {
+                std::future::ready(match info.map_err(failed(what.clone())) {
+                    Err(error) => Some(Err(error)),
+                    Ok(info) => match (info.error_detail.and_then(|detail| detail.message), info.stream, info.status) {
+                        (Some(message), ..) => {
+                            Some(Err(DockerError::Failed { what: what.clone(), message, status: None }))
+                        }
+                        (None, Some(text), _) | (None, None, Some(text)) => Some(Ok(Progress::Line(text))),
+                        (None, None, None) => None,
+                    },
+                })
             })
-        })
+            .right_stream()
+    }
+
+    /// The builder that the engine says it builds with.
+    pub async fn builder(&self) -> Result<Builder, DockerError> {
+        let buildkit = buildkit::is_preferred(&self.socket).await?;
+        Ok(if buildkit { Builder::BuildKit } else { Builder::Classic })
     }
 
     /// Makes an image of one layer from a root file system (a tar archive), as `docker import` does; `changes` are

@@ -40,6 +40,11 @@ impl Failure {
         Self { code, source: source.into(), hint: None }
     }
 
+    /// The job or the command line is wrong.
+    pub fn bad(source: impl Into<Box<dyn std::error::Error + Send + Sync>>) -> Self {
+        Self::new(ExitCode::BadRequest, source)
+    }
+
     /// Adds what the person can do about it.
     #[must_use]
     pub fn hint(mut self, hint: impl Into<String>) -> Self {

@@ -43,6 +43,8 @@ pub struct Options {
     pub arguments: BTreeMap<String, String>,
     /// Registry, with a path if any, that holds our images: `registry.lab:5000/team`. It is asked before a build.
     pub registry: Option<String>,
+    /// BuildKit or the classic builder, where the user wants one of them (`DOCKER_BUILDKIT`).
+    pub buildkit: Option<bool>,
 }
 
 /// A sign of life.
@@ -286,10 +288,11 @@ async fn build(
         target: recipe.target.to_owned(),
         args: builder::arguments(given.chain(parents)),
         network: options.settings.network(),
+        builder: builder::choose(engine, options.buildkit, false).await?,
         ..Build::default()
     };
     let mut roots = recipe.context.to_vec();
     roots.push(recipe.dockerfile);
-    let context = context::of_files(files, &roots, options.settings.files());
+    let context = || context::of_files(files, &roots, options.settings.files());
     builder::build(engine, build, true, context, progress).await
 }

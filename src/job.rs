@@ -19,15 +19,17 @@ mod read;
 mod resolved;
 mod settings;
 mod types;
+mod units;
 
 use std::collections::BTreeMap;
 use std::io::Read as _;
 use std::path::{Path, PathBuf};
 
-pub use compose::{Bases, parse_size};
+pub use compose::Bases;
 pub use error::{Invalid, JobError, Place};
 pub use file::schema;
 pub use types::{Batch, Build, Containers, Job, Micro, Network, Trainer, Volume};
+pub use units::parse_size;
 
 use document::{Document, LARGEST};
 

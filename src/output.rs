@@ -11,6 +11,7 @@ use indicatif::{ProgressBar, ProgressStyle};
 
 use crate::cli::Progress as Mode;
 use crate::event::{Event, Operation, Signal};
+use crate::image;
 use progress::Progress;
 
 /// How often a line is printed at most where lines do not change.
@@ -55,6 +56,16 @@ impl Screen {
         if let Some(bar) = &self.bar {
             bar.set_message(text.to_owned());
             bar.tick();
+        }
+    }
+
+    /// Shows what is done about images.
+    pub fn image(&mut self, progress: &image::Progress) {
+        match progress {
+            image::Progress::Note(_) | image::Progress::Image { .. } => self.line(&progress.to_string()),
+            image::Progress::Step { .. } if self.bar.is_none() => self.line(&progress.to_string()),
+            // Where nothing changes in place, a builder's output is too much and a layer's bytes are too many lines.
+            _ => self.status(&progress.to_string()),
         }
     }
 

@@ -71,70 +71,100 @@ async fn the_base_is_built_once() {
     assert!(started.elapsed() < Duration::from_secs(2), "{:?}", started.elapsed());
 }
 
+/// Either builder, in place of the engine's choice.
+const BUILDERS: [bool; 2] = [false, true];
+
+fn with(buildkit: bool) -> Options {
+    Options { buildkit: Some(buildkit), ..options() }
+}
+
 #[tokio::test]
 async fn a_job_s_own_image_is_built_once_and_again_when_it_changes() {
     let Some(engine) = engine().await else { return };
-    let (folder, mut build) = context(&engine, "COPY . /own\nRUN echo word=$WORD; cat /own/file").await;
-    fs::write(folder.path().join("file"), "first\n").expect("a file");
-    build.args.insert("WORD".into(), "here".into());
-    let mut told = Told::default();
-    let first = image::build_own(&engine, &build, &options(), &mut told.hear()).await.expect("a built image");
-    assert!(told.has("word=here") && told.has("first"), "{:?}", told.0);
+    for buildkit in BUILDERS {
+        let (folder, mut build) = context(&engine, "COPY . /own\nRUN echo word=$WORD; cat /own/file").await;
+        fs::write(folder.path().join("file"), "first\n").expect("a file");
+        build.args.insert("WORD".into(), "here & there".into());
+        let options = with(buildkit);
+        let mut told = Told::default();
+        let first = image::build_own(&engine, &build, &options, &mut told.hear()).await.expect("a built image");
+        assert!(told.has("word=here & there") && told.has("first") && told.has("RUN echo word"), "{:?}", told.0);
 
-    let mut told = Told::default();
-    let again = image::build_own(&engine, &build, &options(), &mut told.hear()).await.expect("the same image");
-    assert_eq!((&first.name, told.0), (&again.name, Vec::new()));
+        let mut told = Told::default();
+        let again = image::build_own(&engine, &build, &options, &mut told.hear()).await.expect("the same image");
+        assert_eq!((&first.name, told.0), (&again.name, Vec::new()));
 
-    fs::write(folder.path().join("file"), "second\n").expect("a file");
-    let mut told = Told::default();
-    let changed = image::build_own(&engine, &build, &options(), &mut told.hear()).await.expect("a built image");
-    assert!(told.has("second") && changed.name != first.name);
-    for name in [first.name, changed.name] {
-        engine.remove_image(&name).await.expect("removed");
+        fs::write(folder.path().join("file"), "second\n").expect("a file");
+        let mut told = Told::default();
+        let changed = image::build_own(&engine, &build, &options, &mut told.hear()).await.expect("a built image");
+        assert!(told.has("second") && changed.name != first.name);
+        for name in [first.name, changed.name] {
+            engine.remove_image(&name).await.expect("removed");
+        }
     }
 }
 
 #[tokio::test]
 async fn a_failed_step_is_told_with_its_last_lines() {
     let Some(engine) = engine().await else { return };
-    let (_folder, build) = context(&engine, "RUN echo before >&2; echo from https://me:word@host/; exit 7").await;
-    let error =
-        image::build_own(&engine, &build, &options(), &mut Told::default().hear()).await.expect_err("a failed step");
-    let failure = Failure::from(error);
-    let text = failure.render();
-    assert_eq!(failure.code(), ExitCode::BadRequest, "the job's own Dockerfile is the job's fault");
-    assert!(text.contains("`RUN echo before") && text.contains("exit code 7"), "{text}");
-    assert!(text.contains("\n    before") && text.contains("https://***@host/") && !text.contains("me:word"), "{text}");
+    for buildkit in BUILDERS {
+        let (_folder, build) = context(&engine, "RUN echo before >&2; echo from https://me:word@host/; exit 7").await;
+        let result = image::build_own(&engine, &build, &with(buildkit), &mut Told::default().hear()).await;
+        let failure = Failure::from(result.expect_err("a failed step"));
+        let text = failure.render();
+        assert_eq!(failure.code(), ExitCode::BadRequest, "the job's own Dockerfile is the job's fault");
+        assert!(text.contains("`RUN echo before") && text.contains("exit code 7"), "{text}");
+        assert!(text.contains("\n    before") && text.contains("https://***@host/"), "{text}");
+        assert!(!text.contains("me:word"), "{text}");
+    }
+}
+
+#[tokio::test]
+async fn a_mount_is_given_to_the_builder_that_knows_it() {
+    let Some(engine) = engine().await else { return };
+    let (_folder, build) = context(&engine, "RUN --mount=type=cache,target=/cache echo mounted").await;
+    // The engine's choice, and a user who insists on the builder that cannot.
+    let mut told = Told::default();
+    let ready = image::build_own(&engine, &build, &options(), &mut told.hear()).await.expect("built by BuildKit");
+    assert!(told.has("mounted"), "{:?}", told.0);
+    engine.remove_image(&ready.name).await.expect("removed");
+    let mut told = Told::default();
+    let ready = image::build_own(&engine, &build, &with(false), &mut told.hear()).await.expect("built by BuildKit");
+    assert!(told.has("the engine's other builder"), "{:?}", told.0);
+    engine.remove_image(&ready.name).await.expect("removed");
 }
 
 #[tokio::test]
 async fn a_dropped_build_ends_on_the_engine() {
     let Some(engine) = engine().await else { return };
-    let (_folder, build) = context(&engine, "RUN echo begun; sleep 600").await;
-    let (begun, mut hears) = tokio::sync::mpsc::unbounded_channel();
-    let mut progress = |progress| {
-        if progress == Progress::Line("begun".into()) {
-            begun.send(()).expect("heard");
+    for (buildkit, seconds) in BUILDERS.into_iter().zip(["1801", "1802"]) {
+        let (_folder, build) = context(&engine, &format!("RUN echo begun; sleep {seconds}")).await;
+        let (begun, mut hears) = tokio::sync::mpsc::unbounded_channel();
+        let mut progress = |progress| {
+            if progress == Progress::Line("begun".into()) {
+                begun.send(()).expect("heard");
+            }
+        };
+        let options = with(buildkit);
+        tokio::select! {
+            result = image::build_own(&engine, &build, &options, &mut progress) => panic!("it ended: {result:?}"),
+            _ = hears.recv() => {}
         }
-    };
-    let options = options();
-    tokio::select! {
-        result = image::build_own(&engine, &build, &options, &mut progress) => panic!("it ended: {result:?}"),
-        _ = hears.recv() => {}
+        let asked = Instant::now();
+        while runs(seconds) && asked.elapsed() < Duration::from_secs(20) {
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+        assert!(!runs(seconds), "the step still runs");
+        println!("buildkit {buildkit}: the engine ended the step {:?} after it was dropped", asked.elapsed());
     }
-    let asked = Instant::now();
-    while sleeping() && asked.elapsed() < Duration::from_secs(20) {
-        tokio::time::sleep(Duration::from_millis(50)).await;
-    }
-    assert!(!sleeping(), "the step still runs");
-    println!("the engine ended the step {:?} after it was dropped", asked.elapsed());
 }
 
-/// Whether any process of this machine is the step of the test above; the engine is on this machine.
-fn sleeping() -> bool {
+/// Whether any process of this machine sleeps for so long; the engine is on this machine.
+fn runs(seconds: &str) -> bool {
+    let wanted = format!("/bin/sh\0-c\0echo begun; sleep {seconds}");
     let folders = fs::read_dir("/proc").expect("/proc").flatten();
     let mut lines = folders.filter_map(|entry| fs::read(entry.path().join("cmdline")).ok());
-    lines.any(|line| line.starts_with(b"/bin/sh\0-c\0echo begun; sleep 600"))
+    lines.any(|line| line.starts_with(wanted.as_bytes()))
 }
 
 #[tokio::test]
@@ -190,4 +220,19 @@ async fn a_saved_image_is_found_after_loading() {
     let nothing = image::save(&engine, &names, &file, &mut Told::default().hear()).await.expect_err("nothing to save");
     assert!(matches!(nothing, ImageError::NoSuchImage { .. }));
     assert!(!file.exists(), "no half file is left");
+}
+
+#[tokio::test]
+#[ignore = "downloads gigabytes: `make images` does it"]
+async fn every_image_is_built() {
+    let Some(engine) = engine().await else { return };
+    for image in [ImageName::Worker, ImageName::Ultralytics, ImageName::Workbench] {
+        let started = Instant::now();
+        let ready =
+            image::ensure(&engine, image, &options(), &mut Told::default().hear()).await.unwrap_or_else(|error| {
+                panic!("{}", Failure::from(error).render());
+            });
+        println!("{} has {} bytes after {:?}", ready.name, ready.image.size_bytes, started.elapsed());
+        assert_eq!(ready.image.labels.get("evenkeel.image").map(String::as_str), Some(image.as_str()));
+    }
 }

@@ -263,6 +263,7 @@ fn no_mutation_of_a_good_job_is_met_with_silence_or_panic() {
     let texts: Vec<Vec<u8>> = specs("good").iter().map(|file| std::fs::read(file).expect("readable")).collect();
     let tokens: [&[u8]; 12] =
         [b"{", b"[", b": ", b"\n", b"\t", b"\"", b"*a", b"&a ", b"- ", b"-1", b"\xe6\x95\xb0", b"\0"];
+    let validator = jsonschema::validator_for(&job::schema()).expect("a schema");
     let mut dice = Dice(2026);
     let (mut accepted, mut refused) = (0, 0);
     for case in 0..2000 {
@@ -291,6 +292,12 @@ fn no_mutation_of_a_good_job_is_met_with_silence_or_panic() {
         match parse(&text, &[]) {
             Ok(resolved) => {
                 accepted += 1;
+                // An editor that follows the schema must not refuse what is understood.
+                let plain = text.trim_start_matches('\u{feff}');
+                let value: serde_json::Value = serde_yaml::from_str(plain).expect("it was understood");
+                if let Err(error) = validator.validate(&value) {
+                    panic!("case {case}: {error}: {text}");
+                }
                 let again = good(&resolved.to_yaml(), &[]);
                 assert_eq!(again.job, resolved.job, "case {case}: {text}");
             }
@@ -307,4 +314,27 @@ fn no_mutation_of_a_good_job_is_met_with_silence_or_panic() {
         assert!(start.elapsed() < Duration::from_secs(2), "case {case} took {:?}: {text}", start.elapsed());
     }
     assert!(accepted > 100 && refused > 100, "{accepted} accepted, {refused} refused");
+}
+
+#[test]
+fn no_mutation_of_an_override_is_met_with_panic() {
+    let given =
+        ["batch.target=32", "args.lr0=5e-3", "device=[0, 1]", "environment.A=x", "batch=-1", "volumes=[a:b]", "name="];
+    let letters: Vec<char> = "=.[]{}:,-*&!|>'\"\\#%@`~ \t\n0aé数\u{0}".chars().collect();
+    let mut dice = Dice(7);
+    for case in 0..2000 {
+        let mut text: Vec<char> = given[dice.next(given.len())].chars().collect();
+        for _ in 0..=dice.next(3) {
+            let at = dice.next(text.len() + 1);
+            match dice.next(2) {
+                0 => text.insert(at, letters[dice.next(letters.len())]),
+                _ => text.truncate(at.max(1)),
+            }
+        }
+        let text: String = text.into_iter().collect();
+        if let Err(error) = parse("data: d\nenvironment: [A=1]", &[&text]) {
+            let message = error.to_string();
+            assert!(message.contains("jobs/a.yaml"), "case {case}: {message}");
+        }
+    }
 }

@@ -43,10 +43,19 @@ fn build() -> Result<(), String> {
     println!("cargo::rustc-link-search=native={}", lib.display());
     println!("cargo::rustc-link-lib=dylib=torch_cpu");
     println!("cargo::rustc-link-lib=dylib=c10");
-    // For the build scripts of programs, which decide on the run path: DEP_TCH_DISTRIBUTED_SHIM_LIB.
-    println!("cargo::metadata=LIB={}", lib.display());
+    // The folder that the library is really in: `lib` may hold links, and the loader finds what libtorch needs beside it.
+    let real = lib.join("libtorch_cpu.so").canonicalize().ok().and_then(|path| path.parent().map(Path::to_path_buf));
+    let real = real.unwrap_or(lib);
+    // For the build scripts of programs, which decide on the run path: DEP_TCH_DISTRIBUTED_SHIM_LIB and ..._NEEDED.
+    println!("cargo::metadata=LIB={}", real.display());
     // This package's own tests and examples run where they were built.
-    println!("cargo::rustc-link-arg=-Wl,-rpath,{}", lib.display());
+    println!("cargo::rustc-link-arg=-Wl,-rpath,{}", real.display());
+    // The linker follows links less well than the loader: it is shown the CUDA libraries that libtorch_cpu needs.
+    let needed = real.join("../../nvidia/cu13/lib");
+    if needed.exists() {
+        println!("cargo::metadata=NEEDED={}", needed.display());
+        println!("cargo::rustc-link-arg=-Wl,-rpath-link,{}", needed.display());
+    }
     Ok(())
 }
 

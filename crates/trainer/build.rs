@@ -11,4 +11,7 @@ fn main() {
     for folder in path.split(':').filter(|folder| !folder.is_empty()) {
         println!("cargo::rustc-link-arg=-Wl,-rpath,{folder}");
     }
+    if let Ok(needed) = env::var("DEP_TCH_DISTRIBUTED_SHIM_NEEDED") {
+        println!("cargo::rustc-link-arg=-Wl,-rpath-link,{needed}");
+    }
 }

@@ -1,6 +1,7 @@
 """Copies the manifests of some crates, with empty sources and a lock of just their dependencies.
 
     manifests.py CONTEXT OUTPUT CRATE...
+    manifests.py --check LOCK-BEFORE LOCK-AFTER
 
 The result compiles like the workspace itself and changes only when something that these crates depend on changes: neither an
 edit of a source nor a new dependency of the controller's makes an image build fetch and compile libtorch's bindings again.
@@ -38,12 +39,15 @@ def virtual_manifest(text, folders):
     return re.sub(r"(?ms)^members\s*=\s*\[.*?\]\n", f"members = [{listed}]\n", text)
 
 
+def packages(lock):
+    return [tomllib.loads(block) for block in lock.split("[[package]]")[1:]]
+
+
 def pruned_lock(text, roots):
-    """The lock's packages that `roots` reach; cargo takes it under --locked as its own."""
+    """The lock's packages that `roots` reach. Cargo drops a few more, those behind features that only the controller asks for."""
     head, *blocks = text.split("[[package]]")
-    packages = [(tomllib.loads(block), block) for block in blocks]
     by_name = {}
-    for package, _ in packages:
+    for package in packages(text):
         by_name.setdefault(package["name"], []).append(package)
     kept, todo = set(), list(roots)
     while todo:
@@ -54,20 +58,16 @@ def pruned_lock(text, roots):
             if key not in kept and version in ("", package["version"]):
                 kept.add(key)
                 todo.extend(package.get("dependencies", []))
-    body = [block for package, block in packages if (package["name"], package["version"]) in kept]
-    return rename_unambiguous(head + "".join("[[package]]" + block for block in body).rstrip() + "\n")
+    body = [block for package, block in zip(packages(text), blocks, strict=True) if (package["name"], package["version"]) in kept]
+    return head + "".join("[[package]]" + block for block in body).rstrip() + "\n"
 
 
-def rename_unambiguous(text):
-    """Cargo names a version only where the lock has several: drop those that the pruning made needless."""
-    counts = {}
-    for package in tomllib.loads(text)["package"]:
-        counts[package["name"]] = counts.get(package["name"], 0) + 1
-    return re.sub(
-        r'(?m)^ "([\w-]+) [^"]+",$',
-        lambda m: f' "{m[1]}",' if counts.get(m[1]) == 1 else m[0],
-        text,
-    )
+def check(before, after):
+    """Fails if cargo took a package that the lock did not have: then the lock was stale, and the build not the one that is meant."""
+    known = {(p["name"], p["version"], p.get("checksum")) for p in packages(Path(before).read_text())}
+    new = [p for p in packages(Path(after).read_text()) if (p["name"], p["version"], p.get("checksum")) not in known]
+    if new:
+        sys.exit("Cargo.lock lacks " + ", ".join(f"{p['name']} {p['version']}" for p in new) + "; run cargo once on the host")
 
 
 def main(context, output, *roots):
@@ -89,4 +89,7 @@ def main(context, output, *roots):
 
 
 if __name__ == "__main__":
-    main(*sys.argv[1:])
+    if sys.argv[1] == "--check":
+        check(*sys.argv[2:])
+    else:
+        main(*sys.argv[1:])

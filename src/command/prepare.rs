@@ -1,99 +1,323 @@
-//! provisional
+//! What `plan` and `train` have in common: from a job file to everything that is decided before a container exists.
+
 use std::collections::BTreeMap;
-use std::time::Duration;
+use std::path::Path;
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use evenkeel_wire::trainer_job::{DataSet, TrainerJob};
+use serde_json::Value;
 
 use crate::cli::JobArgs;
+use crate::dataset::ResolvedData;
 use crate::docker::{Engine, EngineInfo};
 use crate::error::{ExitCode, Failure};
-use crate::inventory::DeviceRequest;
-use crate::job::*;
-use crate::launch::RankDevice;
+use crate::image::{self, ImageName};
+use crate::inventory::lock::{self, DeviceLocks, Holder};
+use crate::inventory::ready::{self, EngineFacts};
+use crate::inventory::{CudaVersion, Device, DeviceId, DeviceRequest, Inventory, SelectOptions, select};
+use crate::job::{self, Containers, Job, Micro, Network, ResolvedJob, Trainer};
+use crate::launch::{Mount, RankDevice};
 use crate::output::Screen;
+use crate::plan::{self, Abilities, Plan};
 use crate::record::RunDir;
 use crate::settings::Settings;
 
+/// The CUDA that our images hold.
+const IMAGE_CUDA: CudaVersion = CudaVersion { major: 13, minor: 0 };
+/// Images per forward/backward of a quick look.
+const SMOKE_MICRO: u32 = 4;
+/// Steps of a quick look's only epoch.
+const SMOKE_STEPS: u32 = 4;
+
+/// A job, the devices that it gets, and how it is split over them.
 pub struct Prepared {
-    job: Job,
+    resolved: ResolvedJob,
+    inventory: Inventory,
+    devices: Vec<Device>,
+    /// The plan.
+    pub plan: Plan,
+    smoke: bool,
+    data: Option<ResolvedData>,
+    model: Option<Model>,
 }
+
+/// The model as the trainer is told of it.
+struct Model {
+    name: String,
+    mount: Option<Mount>,
+}
+
+/// The image that runs, and what runs in it.
 #[derive(Debug)]
 pub struct Program {
+    /// Name of the image.
     pub image: String,
+    /// Its content identifier; containers are made from this.
     pub id: String,
+    /// Program and arguments.
     pub program: Vec<String>,
+    /// Path of the preflight program, where the image holds one.
     pub preflight: Option<String>,
 }
 
-pub fn job(args: &JobArgs, _settings: &Settings) -> Result<Prepared, Failure> {
-    let text = std::fs::read_to_string(&args.job).map_err(|e| Failure::new(ExitCode::BadRequest, e))?;
-    let v: serde_json::Value = serde_yaml::from_str(&text).map_err(|e| Failure::new(ExitCode::BadRequest, e))?;
-    let strings = |k: &str| {
-        v.get(k).and_then(|x| x.as_array()).map(|a| a.iter().map(|s| s.as_str().unwrap_or("").to_owned()).collect())
-    };
-    Ok(Prepared {
-        job: Job {
-            name: "x".into(),
-            trainer: Trainer::Command,
-            model: "".into(),
-            data: None,
-            epochs: 1,
-            imgsz: 160,
-            batch: Batch { target: None, micro: Micro::Auto },
-            device: DeviceRequest::Auto,
-            seed: 0,
-            args: BTreeMap::new(),
-            network: Network::None,
-            containers: Containers::PerDevice,
-            nproc_per_node: None,
-            image: v.get("image").and_then(|s| s.as_str()).map(str::to_owned),
-            build: None,
-            command: strings("command"),
-            entrypoint: None,
-            environment: BTreeMap::new(),
-            volumes: vec![],
-            working_dir: None,
-            shm_size: None,
-            user: None,
-            timeout: Duration::from_secs(60),
-            stop_grace_period: Duration::from_secs(10),
-            runs: "runs".into(),
-        },
-    })
+/// Reads the job, finds devices and plans. `inventory`: those of a file instead of this machine's.
+pub fn job(args: &JobArgs, inventory: Inventory, settings: &Settings, smoke: bool) -> Result<Prepared, Failure> {
+    let mut resolved = job::load(&args.job, &args.overrides)?;
+    let options =
+        SelectOptions { cuda_visible_devices: settings.cuda_visible_devices.as_deref(), ..SelectOptions::default() };
+    let selection = select(&inventory, &resolved.job.device, &options)?;
+    if smoke {
+        quick_look(&mut resolved.job, u32::try_from(selection.devices.len()).unwrap_or(u32::MAX));
+    }
+    let abilities = Abilities::of(resolved.job.trainer);
+    let mut plan = plan::plan(&resolved.job, &selection.devices, &abilities)?;
+    plan.reasons.splice(0..0, selection.reasons);
+    plan.warnings.splice(0..0, resolved.notes.iter().cloned());
+    let devices = selection.devices.into_iter().take(plan.world_size as usize).collect();
+    Ok(Prepared { resolved, inventory, devices, plan, smoke, data: None, model: None })
 }
+
+/// One short epoch of small micro-batches, whatever the job says of the long run.
+fn quick_look(job: &mut Job, devices: u32) {
+    job.name.push_str("-smoke");
+    job.epochs = 1;
+    if job.trainer != Trainer::Command {
+        job.batch.micro = Micro::Fixed(SMOKE_MICRO);
+        job.batch.target = Some(SMOKE_MICRO * devices);
+        job.args.insert("plots".to_owned(), Value::Bool(false));
+    }
+}
+
 impl Prepared {
+    /// The job.
+    #[must_use]
     pub fn job(&self) -> &Job {
-        &self.job
+        &self.resolved.job
     }
-    pub fn make_smoke(&mut self) {}
-    pub async fn find_data(&mut self, _s: &Settings, _screen: &mut Screen) -> Result<(), Failure> {
+
+    /// Finds volumes, data and weights; fetches those that are known by name.
+    pub async fn find_data(&mut self, settings: &Settings, screen: &mut Screen) -> Result<(), Failure> {
+        for volume in &self.resolved.job.volumes {
+            // One that only the engine may look into is left to it.
+            let found = std::fs::metadata(&volume.source);
+            if let Some(error) = found.err().filter(|error| error.kind() == std::io::ErrorKind::NotFound) {
+                let named = NoVolume { path: volume.source.clone(), source: error };
+                return Err(Failure::new(ExitCode::BadRequest, named).hint("paths are relative to the job file"));
+            }
+        }
+        if let Some(named) = &self.resolved.job.data {
+            let found = super::fetch::data(named, settings, screen).await?;
+            for warning in &found.warnings {
+                screen.line(&format!("warning: {warning}"));
+            }
+            self.data = Some(found);
+        }
+        if self.resolved.job.trainer != Trainer::Command {
+            self.model = Some(model(&self.resolved.job.model, settings, screen).await?);
+        }
         Ok(())
     }
+
+    /// The plan, as a person reads it.
+    #[must_use]
     pub fn describe(&self) -> String {
-        "plan".into()
+        plan::table(&self.plan)
     }
-    pub fn check_machine(&self, _i: &EngineInfo) -> Result<(), Failure> {
+
+    /// Refuses a machine on which the job's devices could not be used, before anything is built.
+    pub fn check_machine(&self, settings: &Settings, info: &EngineInfo) -> Result<(), Failure> {
+        if self.devices.iter().all(|device| device.id.uuid().is_none()) {
+            return Ok(());
+        }
+        let on_path = |program: &str| {
+            std::env::split_paths(settings.all.get("PATH").map_or("", String::as_str))
+                .any(|folder| folder.join(program).is_file())
+        };
+        let facts = EngineFacts {
+            runtimes: info.runtimes.clone(),
+            cdi_spec_found: info
+                .cdi_spec_dirs
+                .iter()
+                .any(|folder| std::fs::read_dir(folder).is_ok_and(|mut entries| entries.next().is_some())),
+            hook_on_path: on_path("nvidia-container-runtime-hook"),
+            configurator_on_path: on_path("nvidia-ctk"),
+        };
+        // A program of the user's brings its own CUDA, of which nothing is known here.
+        if self.job().trainer != Trainer::Command {
+            ready::check_cuda(&self.inventory.host, &self.devices, IMAGE_CUDA)?;
+        }
+        ready::check_toolkit(&self.devices, &facts)?;
         Ok(())
     }
-    pub async fn image(&self, engine: &Engine, _s: &Settings, _sc: &mut Screen) -> Result<Program, Failure> {
-        let name = self.job.image.clone().unwrap_or_default();
-        let image = engine.image(&name).await?.ok_or_else(|| Failure::new(ExitCode::BadRequest, "no such image"))?;
-        let mut program = image.entrypoint.clone();
-        program.extend(self.job.command.clone().unwrap_or(image.command.clone()));
-        Ok(Program { image: name, id: image.id.clone(), program, preflight: None })
+
+    /// The image, built or pulled where the engine does not have it, and what runs in it.
+    pub async fn image(&self, engine: &Engine, settings: &Settings, screen: &mut Screen) -> Result<Program, Failure> {
+        let job = self.job();
+        let options = super::image::options(settings, &[])?;
+        let mut progress = |progress| screen.image(&progress);
+        let ready = if let Some(build) = &job.build {
+            let lookup = |(name, value): (&String, &Option<String>)| {
+                let value = value.clone().or_else(|| settings.all.get(name).cloned())?;
+                Some((name.clone(), value))
+            };
+            let build = image::OwnBuild {
+                context: build.context.clone(),
+                dockerfile: build.dockerfile.clone(),
+                target: build.target.clone(),
+                args: build.args.iter().filter_map(lookup).collect(),
+            };
+            image::build_own(engine, &build, &options, &mut progress).await?
+        } else if let Some(name) = &job.image {
+            image::find_own(engine, name, &mut progress).await?
+        } else {
+            let name = match job.trainer {
+                Trainer::Ultralytics => ImageName::Ultralytics,
+                Trainer::Native | Trainer::Command => ImageName::Worker,
+            };
+            image::ensure(engine, name, &options, &mut progress).await?
+        };
+        let image = ready.image;
+        let mut program = job.entrypoint.clone().unwrap_or_else(|| image.entrypoint.clone());
+        program.extend(match (&job.command, &job.entrypoint) {
+            (Some(command), _) => command.clone(),
+            // As compose has it: another entry point makes the image's command meaningless.
+            (None, Some(_)) => Vec::new(),
+            (None, None) => image.command.clone(),
+        });
+        if program.is_empty() {
+            let message = format!("image `{}` names no program to run, and neither does the job", ready.name);
+            return Err(Failure::new(ExitCode::BadRequest, message).hint("say `command: [...]` in the job"));
+        }
+        let preflight = match job.containers {
+            Containers::PerDevice => image.labels.get("evenkeel.preflight").cloned(),
+            Containers::PerHost => None,
+        };
+        Ok(Program { image: ready.name, id: image.id, program, preflight })
     }
-    pub fn lock_devices(&self, _s: &Settings, _r: &RunDir) -> Result<(), Failure> {
+
+    /// Takes the job's devices; they are free again when the value is dropped or the process ends.
+    pub fn lock_devices(&self, settings: &Settings) -> Result<DeviceLocks, Failure> {
+        let directory = settings.locks.clone().unwrap_or_else(lock::default_directory);
+        let ids: Vec<DeviceId> = self.devices.iter().map(|device| device.id.clone()).collect();
+        let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs();
+        let holder = Holder {
+            pid: std::process::id(),
+            uid: settings.caller.uid,
+            user: settings.all.get("USER").cloned(),
+            run: self.job().name.clone(),
+            since,
+        };
+        Ok(DeviceLocks::acquire(&directory, &ids, &holder)?)
+    }
+
+    /// Writes what is known before the start: the job as given and as understood, the plan, what trainers are told.
+    pub fn write_record(&self, run: &RunDir, generation: u32, program: &Program) -> Result<(), Failure> {
+        run.write("job.yaml", self.resolved.source.as_bytes())?;
+        run.write("resolved.yaml", self.resolved.to_yaml().as_bytes())?;
+        run.write("plan.json", &pretty(&self.plan))?;
+        run.write("job.json", &pretty(&self.trainer_job(run, generation, program)))?;
         Ok(())
     }
-    pub fn write_record(&self, r: &RunDir, _g: u32, _p: &Program) -> Result<(), Failure> {
-        r.write("job.json", b"{}")?;
-        Ok(())
+
+    fn trainer_job(&self, run: &RunDir, generation: u32, _program: &Program) -> TrainerJob {
+        let job = self.job();
+        let nothing = || DataSet { path: String::new(), train: Vec::new(), val: Vec::new(), names: BTreeMap::new() };
+        let target_batch = job.batch.target.unwrap_or(0);
+        TrainerJob {
+            version: evenkeel_wire::VERSION,
+            run: run.id().to_owned(),
+            generation,
+            device: if self.devices.iter().any(|device| device.id.uuid().is_some()) { "cuda" } else { "cpu" }.into(),
+            model: self.model.as_ref().map_or_else(|| job.model.clone(), |model| model.name.clone()),
+            data: self.data.as_ref().map_or_else(nothing, |data| data.data.clone()),
+            epochs: job.epochs,
+            imgsz: job.imgsz,
+            seed: job.seed,
+            target_batch,
+            micro_batches: self.plan.ranks.iter().map(|rank| rank.micro_batches.clone()).collect(),
+            output: evenkeel_wire::path::OUTPUT.to_owned(),
+            max_images: self.smoke.then_some(target_batch * SMOKE_STEPS),
+            args: job.args.clone(),
+        }
     }
+
+    /// The device of each rank, as a container is made for it.
+    #[must_use]
     pub fn rank_devices(&self) -> Vec<RankDevice> {
-        vec![RankDevice { threads: 1, ..Default::default() }; 2]
+        let host = self.inventory.host.cpus;
+        let ranks = u32::try_from(self.devices.len()).unwrap_or(u32::MAX).max(1);
+        // Equal devices are kept apart by their threads alone: a quota would throttle a rank whose loader and optimizer
+        // overlap for a moment.
+        let sized = match &self.job().device {
+            DeviceRequest::Cpus(shares) => shares.iter().any(|share| share.cpus.is_some()),
+            _ => false,
+        };
+        self.devices
+            .iter()
+            .map(|device| RankDevice {
+                gpu: device.id.uuid().map(str::to_owned),
+                threads: device.threads().unwrap_or_else(|| (host / ranks).max(1)),
+                cpu_limit: device.cpus.filter(|_| sized),
+                memory_cap: device.memory_cap_bytes,
+            })
+            .collect()
     }
-    pub fn data_mounts(&self) -> Vec<crate::launch::Mount> {
-        vec![]
+
+    /// What the containers must see of data and weights.
+    #[must_use]
+    pub fn data_mounts(&self) -> Vec<Mount> {
+        let data = self.data.iter().flat_map(|data| &data.mounts).map(|mount| Mount {
+            source: mount.source.clone(),
+            target: mount.target.display().to_string(),
+            read_only: true,
+        });
+        data.chain(self.model.iter().filter_map(|model| model.mount.clone())).collect()
     }
+
+    /// Port at which rank 0 listens: torchrun's own in a pod's private network, any free one in the host's.
+    #[must_use]
     pub fn master_port(&self) -> u16 {
-        29500
+        const USUAL: u16 = 29_500;
+        if self.job().network != Network::Host {
+            return USUAL;
+        }
+        let free = std::net::TcpListener::bind(("127.0.0.1", 0)).and_then(|listener| listener.local_addr());
+        free.map_or(USUAL, |address| address.port())
     }
+}
+
+/// A model by name (`yolov8n.yaml`), by path, or as weights that can be fetched.
+async fn model(named: &str, settings: &Settings, screen: &mut Screen) -> Result<Model, Failure> {
+    let path = Path::new(named);
+    if !path.is_file() {
+        if named.ends_with(".yaml") || named.ends_with(".yml") {
+            // A configuration that the trainer brings along.
+            return Ok(Model { name: named.to_owned(), mount: None });
+        }
+        let fetched = super::fetch::weights(named, settings, screen).await?;
+        return Ok(mounted_model(&fetched));
+    }
+    let absolute = path.canonicalize().map_err(|error| Failure::new(ExitCode::BadRequest, error))?;
+    Ok(mounted_model(&absolute))
+}
+
+fn mounted_model(path: &Path) -> Model {
+    // In a folder of ours, whatever the host's folder is called: only the name means something to a trainer.
+    let file = path.file_name().unwrap_or_default().to_string_lossy();
+    let target = format!("{}/{file}", evenkeel_wire::path::MODEL);
+    let mount = Mount { source: path.to_owned(), target: target.clone(), read_only: true };
+    Model { name: target, mount: Some(mount) }
+}
+
+#[derive(Debug, thiserror::Error)]
+#[error("failed to find the volume `{}` that the job names", path.display())]
+struct NoVolume {
+    path: std::path::PathBuf,
+    source: std::io::Error,
+}
+
+fn pretty(value: &impl serde::Serialize) -> Vec<u8> {
+    let mut text = serde_json::to_vec_pretty(value).expect("plain data");
+    text.push(b'\n');
+    text
 }

@@ -19,6 +19,7 @@ use crate::output::{Screen, print, say};
 use crate::record::{Journal, RecordError, RunDir};
 use crate::settings::Settings;
 use crate::signal::Signals;
+use crate::watch::state::How;
 use crate::watch::{self, WatchError};
 
 use super::prepare::{self, Prepared};
@@ -31,6 +32,7 @@ pub async fn run(args: &cli::Train, settings: &Settings, mut screen: Screen, jso
         ready = get_ready(args, settings, &mut screen) => ready?,
         signal = stopped(&mut signals) => {
             screen.clear();
+            say("stopped before any container was made");
             return Ok(interrupted(signal));
         }
     };
@@ -67,15 +69,13 @@ struct Ready {
 }
 
 async fn get_ready(args: &cli::Train, settings: &Settings, screen: &mut Screen) -> Result<Ready, Failure> {
-    let mut prepared = prepare::job(&args.job, settings)?;
-    if args.smoke {
-        prepared.make_smoke();
-    }
+    let inventory = super::devices::inventory(settings);
+    let mut prepared = prepare::job(&args.job, inventory, settings, args.smoke)?;
     prepared.find_data(settings, screen).await?;
-    screen.line(&prepared.describe());
+    screen.line(prepared.describe().trim_end());
     let engine = super::connect(settings).await?;
     let info = engine.info().await?;
-    prepared.check_machine(&info)?;
+    prepared.check_machine(settings, &info)?;
     let image = prepared.image(&engine, settings, screen).await?;
     let traits =
         EngineTraits { rootless: info.rootless, userns_remap: info.userns_remap, memory_bytes: info.memory_bytes };
@@ -120,9 +120,9 @@ async fn train(
     let prepared = &ready.prepared;
     let job = prepared.job();
     let agent = agent::path(&settings.cache)?;
-    let run = RunDir::create(&job.runs, &job.name, SystemTime::now())?;
     // Held until this function returns, and freed by the system should we die.
-    let _locks = prepared.lock_devices(settings, &run)?;
+    let _locks = prepared.lock_devices(settings)?;
+    let run = RunDir::create(&job.runs, &job.name, SystemTime::now())?;
     let mut journal = Journal::create(&run)?;
     prepared.write_record(&run, GENERATION, &ready.image)?;
     journal.append("run", json!({ "run": run.id(), "image": ready.image.image, "image_id": ready.image.id }))?;
@@ -177,7 +177,8 @@ async fn train(
         (None, None) => Outcome::Done,
     };
     run.adopt_output()?;
-    let logs = seals.verify(&run, ranks);
+    let ran = |rank| ends.iter().any(|end| end.rank == rank && !matches!(end.how, How::NotStarted { .. }));
+    let logs = seals.verify(&run, ranks, ran);
     journal.append("logs", json!(logs.iter().map(|log| &log.fact).collect::<Vec<_>>()))?;
     journal.append("end", json!({ "exit_code": outcome.exit() as u8, "outcome": format!("{outcome:?}") }))?;
     let tail = match &outcome {
@@ -216,15 +217,15 @@ impl Seals {
         }
     }
 
-    /// Compares what each agent counted with what is on disk.
-    fn verify(&self, run: &RunDir, ranks: u32) -> Vec<LogState> {
+    /// Compares what each agent counted with what is on disk. A rank that never `ran` has nothing that could be missing.
+    fn verify(&self, run: &RunDir, ranks: u32, ran: impl Fn(u32) -> bool) -> Vec<LogState> {
         (0..ranks)
             .map(|rank| {
                 let seal = self.0.iter().find(|(sealed, _)| *sealed == rank).map(|(_, seal)| seal);
                 let Some(Told::Exit { lines, bytes, sha256, dropped, .. }) = seal else {
                     let fact = json!({ "rank": rank, "sealed": false });
                     let complaint = format!("rank {rank}: its log has no seal; the last lines may be missing");
-                    return LogState { fact, complaint: Some(complaint) };
+                    return LogState { fact, complaint: ran(rank).then_some(complaint) };
                 };
                 let found = crate::record::log_digest(&run.logs().join(evenkeel_wire::path::log(rank)));
                 let whole = found.as_ref().is_ok_and(|found| found.bytes == *bytes && found.sha256 == *sha256);

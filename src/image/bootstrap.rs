@@ -59,6 +59,7 @@ async fn pull(engine: &Engine, name: &str, progress: &mut (dyn FnMut(Progress) +
             Ok(Some(Ok(docker::Progress::Layer { id, current, total }))) => {
                 progress(Progress::Layer { id, current, total });
             }
+            Ok(Some(Ok(docker::Progress::Step { command, .. }))) => progress(Progress::Line(command)),
             Ok(Some(Err(docker::DockerError::Failed { message, .. }))) => return Err(message),
             Ok(Some(Err(error))) => return Err(error.to_string()),
         }

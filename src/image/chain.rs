@@ -103,15 +103,15 @@ impl ImageName {
             disk_bytes: disk * MIB,
         };
         match self {
-            Self::Debian => recipe("", "", &[], &[], 45, 120),
+            Self::Debian => recipe("", "", &[], &[], 45, 80),
             Self::Base => {
                 recipe("images/base/Dockerfile", "", &[(Some("DEBIAN_IMAGE"), Self::Debian)], &["images/base"], 25, 60)
             }
             Self::Torch => {
-                recipe("images/worker/Dockerfile", "torch", &[BASE], &["images/base", "images/worker"], 2_600, 6_000)
+                recipe("images/worker/Dockerfile", "torch", &[BASE], &["images/base", "images/worker"], 560, 1_300)
             }
             Self::Builder => {
-                recipe("images/worker/Dockerfile", "builder", &[BASE, (None, Self::Torch)], SOURCES, 350, 2_000)
+                recipe("images/worker/Dockerfile", "builder", &[BASE, (None, Self::Torch)], SOURCES, 200, 1_400)
             }
             Self::Worker => recipe(
                 "images/worker/Dockerfile",
@@ -126,8 +126,8 @@ impl ImageName {
                 "ultralytics",
                 ULTRALYTICS,
                 &["images/base", "images/ultralytics"],
-                300,
-                7_000,
+                2_000,
+                8_500,
             ),
             Self::Workbench => recipe(
                 "images/ultralytics/Dockerfile",
@@ -139,8 +139,8 @@ impl ImageName {
                     (None, Self::Ultralytics),
                 ],
                 &["images/base", "images/ultralytics"],
-                150,
-                500,
+                100,
+                700,
             ),
         }
     }
@@ -257,10 +257,13 @@ pub fn debian<'a>(files: &[File<'a>]) -> Option<&'a str> {
     dockerfile::default(text_of(file), "DEBIAN_IMAGE")
 }
 
-/// Whether a path is one of these or lies in one of them.
+/// Whether a path is one of these or lies in one of them, and may have a part in an image.
 #[must_use]
 pub fn within(path: &str, roots: &[&str]) -> bool {
-    roots.iter().any(|root| path.strip_prefix(root).is_some_and(|rest| rest.is_empty() || rest.starts_with('/')))
+    // The agent is no part of an image: it comes to every container from outside.
+    const NEVER: &str = "crates/agent";
+    let under = |root: &str| path.strip_prefix(root).is_some_and(|rest| rest.is_empty() || rest.starts_with('/'));
+    roots.iter().any(|root| under(root)) && !under(NEVER)
 }
 
 fn text_of<'a>(file: &File<'a>) -> &'a str {
@@ -371,6 +374,12 @@ mod tests {
         assert_eq!(changed(&plain, &named(&files(WORKER_FILE, ""), &mirrored)), []);
         let flavoured = named(&files(WORKER_FILE, ""), &[("TORCH_FLAVOUR", "b")]);
         assert_eq!(changed(&plain, &flavoured)[0], ImageName::Torch);
+    }
+
+    #[test]
+    fn the_agent_has_no_part_in_any_image() {
+        assert!(within("crates/trainer/src/main.rs", &["crates"]) && within("Cargo.toml", &["Cargo.toml"]));
+        assert!(!within("crates/agent/src/main.rs", &["crates"]) && !within("Cargo.toml.orig", &["Cargo.toml"]));
     }
 
     #[test]

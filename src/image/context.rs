@@ -42,7 +42,7 @@ pub fn of_files(
     files: &[File<'static>],
     roots: &[&str],
     settings: Vec<(&'static str, Vec<u8>)>,
-) -> impl Stream<Item = io::Result<Bytes>> + Send + 'static {
+) -> impl Stream<Item = io::Result<Bytes>> + Send + use<> {
     let files: Vec<_> = files.iter().filter(|file| chain::within(file.path, roots)).copied().collect();
     stream(move |out| {
         let mut tar = tar::Builder::new(out);

@@ -137,6 +137,11 @@ pub fn gibibytes(bytes: u64) -> String {
 
 impl From<ImageError> for Failure {
     fn from(error: ImageError) -> Self {
+        let error = match error {
+            // The engine's own failures have their hints already.
+            ImageError::Docker(error) => return error.into(),
+            error => error,
+        };
         let code = match &error {
             ImageError::Build { ours: false, cause: Cause::Step | Cause::NeedsBuildkit, .. }
             | ImageError::NoSuchImage { .. }

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::fs;
 use std::io::{self, Read};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use futures_util::StreamExt;
 
@@ -61,6 +62,7 @@ pub(super) async fn pull(
         match sign {
             Ok(docker::Progress::Line(line)) => progress(Progress::Line(line)),
             Ok(docker::Progress::Layer { id, current, total }) => progress(Progress::Layer { id, current, total }),
+            Ok(docker::Progress::Step { command, .. }) => progress(Progress::Line(command)),
             Err(DockerError::Failed { message, .. }) => return Err(refused(name, &message)),
             Err(error) => return Err(error.into()),
         }
@@ -124,9 +126,15 @@ pub async fn build_own(
         target: build.target.clone().unwrap_or_default(),
         args: builder::arguments(pairs),
         network: options.settings.network(),
+        builder: builder::choose(engine, options.buildkit, dockerfile::needs_buildkit(&files.dockerfile)).await?,
         ..Build::default()
     };
-    builder::build(engine, request, false, context::stream(move |out| files.write(out)), progress).await?;
+    let files = Arc::new(files);
+    let context = || {
+        let files = Arc::clone(&files);
+        context::stream(move |out| files.write(out))
+    };
+    builder::build(engine, request, false, context, progress).await?;
     let image = engine.image(&name).await?;
     let image = image.ok_or_else(|| refused(&name, "it was built, and the engine does not have it"))?;
     Ok(Ready { name, image })

@@ -53,7 +53,7 @@ pub struct Device {
     pub id: DeviceId,
     /// What a person calls it.
     pub name: String,
-    /// Bytes that training may count on: a GPU's free memory, a CPU device's cap or else its share of the host's memory.
+    /// Bytes that training may count on: a GPU's free memory, a CPU device's cap or else its share of the host's.
     /// Absent where it could not be read.
     pub memory_budget_bytes: Option<u64>,
     /// Bytes that a CPU device is held to; absent on a GPU and where the job set none.

@@ -27,7 +27,7 @@ pub fn read() -> Host {
             None
         }
     };
-    let name = rustix::system::uname().nodename().to_str().ok().map(str::to_owned);
+    let name = std::fs::read_to_string("/proc/sys/kernel/hostname").ok().map(|text| text.trim().to_owned());
     Host { name, cpus, memory_bytes, unreadable, ..Host::default() }
 }
 
@@ -41,8 +41,11 @@ fn total_memory(meminfo: &str) -> Option<u64> {
 #[must_use]
 pub fn process(pid: u32) -> (Option<String>, Option<String>) {
     let folder = format!("/proc/{pid}");
-    let name = std::fs::read_to_string(format!("{folder}/comm")).ok().map(|text| text.trim_end().to_owned());
-    let user = std::fs::metadata(&folder).ok().map(|folder| user(folder.uid()).unwrap_or_else(|| folder.uid().to_string()));
+    let name = std::fs::read_to_string(format!("{folder}/comm")).ok();
+    // A program names itself: its name must not steer the terminal of who reads it.
+    let name = name.map(|text| text.trim_end().chars().filter(|letter| !letter.is_control()).collect());
+    let user =
+        std::fs::metadata(&folder).ok().map(|folder| user(folder.uid()).unwrap_or_else(|| folder.uid().to_string()));
     (name, user)
 }
 

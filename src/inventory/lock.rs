@@ -43,6 +43,18 @@ pub struct Holder {
     pub since: u64,
 }
 
+impl Holder {
+    /// What who wants the device can do.
+    #[must_use]
+    pub fn way_out(&self) -> String {
+        let end = match self.pid {
+            0 => String::new(),
+            pid => format!(", or end it with `kill -INT {pid}`"),
+        };
+        format!("wait for that run{end}; `device=auto` takes every free card, and `evenkeel devices` lists them")
+    }
+}
+
 impl fmt::Display for Holder {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         if self.pid == 0 {
@@ -89,9 +101,10 @@ pub enum LockError {
 impl From<LockError> for Failure {
     fn from(error: LockError) -> Self {
         let hint = match &error {
-            LockError::Held { .. } => "wait for that run, or stop it with `evenkeel stop`; `evenkeel devices` shows what is free",
+            LockError::Held { by, .. } => by.way_out(),
             LockError::Directory { .. } | LockError::File { .. } => {
                 "the folder must be one that every user may write to (mode 1777); `EVENKEEL_LOCKS` names another"
+                    .to_owned()
             }
         };
         Failure::new(ExitCode::MachineNotReady, error).hint(hint)
@@ -167,7 +180,8 @@ pub fn mark(inventory: &mut Inventory, directory: &Path) {
 #[must_use]
 pub fn default_directory() -> PathBuf {
     let shared = rustix::fs::stat(SHARED_PARENT).is_ok_and(|stat| {
-        FileType::from_raw_mode(stat.st_mode) == FileType::Directory && Mode::from_raw_mode(stat.st_mode).contains(Mode::WOTH)
+        FileType::from_raw_mode(stat.st_mode) == FileType::Directory
+            && Mode::from_raw_mode(stat.st_mode).contains(Mode::WOTH)
     });
     match shared {
         true => Path::new(SHARED_PARENT).join("evenkeel"),
@@ -216,8 +230,8 @@ fn open(path: &Path, access: OFlags) -> Result<File, Errno> {
 /// Opens a lock file for writing; makes it when it is not there.
 fn open_or_create(path: &Path) -> Result<File, Errno> {
     loop {
-        // First without `O_CREAT`: in a sticky folder the kernel refuses that flag, even to root, on the file of another user
-        // (`fs.protected_regular`).
+        // First without `O_CREAT`: in a sticky folder the kernel refuses that flag, even to root, on the file of another
+        // user (`fs.protected_regular`).
         match open(path, OFlags::RDWR) {
             Err(Errno::NOENT) => {}
             result => return result,

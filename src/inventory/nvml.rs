@@ -12,7 +12,7 @@ use nvml_wrapper::{Device, Nvml, cuda_driver_version_major, cuda_driver_version_
 
 use super::{ComputeCapability, CudaVersion, Gpu, Host, Inventory, Memory, Mig, Process, Unreadable, VERSION, host};
 
-/// Names under which the loader knows the library: the driver's packages bring the first, those for developers the second.
+/// Names under which the loader knows the library: the driver's packages bring the first, developers' the second.
 const NAMES: [&str; 2] = ["libnvidia-ml.so.1", "libnvidia-ml.so"];
 
 /// Takes the inventory of this machine. `library` is a path to NVML where it is not in its usual place.
@@ -48,7 +48,9 @@ fn open(library: Option<&Path>) -> Result<Nvml, String> {
         match Nvml::builder().lib_path(name).init() {
             Ok(nvml) => return Ok(nvml),
             Err(error @ NvmlError::LibloadingError(_)) => last = Some(error),
-            Err(error) => return Err(format!("the GPUs of this machine cannot be used: NVML says {}", explained(&error))),
+            Err(error) => {
+                return Err(format!("the GPUs of this machine cannot be used: NVML says {}", explained(&error)));
+            }
         }
     }
     Err(match (library, last) {
@@ -86,7 +88,7 @@ fn read_card(nvml: &Nvml, index: u32) -> Gpu {
     match nvml.device_by_index(index) {
         Ok(device) => {
             let mut gpu = read_device(nvml, &device, index);
-            gpu.mig = read_mig(nvml, &device, &mut gpu.unreadable);
+            gpu.mig = read_mig(nvml, &device, &mut gpu);
             gpu
         }
         Err(error) => {
@@ -139,7 +141,8 @@ fn read_device(nvml: &Nvml, device: &Device<'_>, index: u32) -> Gpu {
     }
 }
 
-fn read_mig(nvml: &Nvml, device: &Device<'_>, unreadable: &mut Unreadable) -> Option<Mig> {
+fn read_mig(nvml: &Nvml, device: &Device<'_>, card: &mut Gpu) -> Option<Mig> {
+    let unreadable = &mut card.unreadable;
     let mode = match device.mig_mode() {
         // Cards and drivers from before MIG say so in these two ways.
         Err(NvmlError::NotSupported | NvmlError::FailedToLoadSymbol(_) | NvmlError::FunctionNotFound) => {
@@ -154,7 +157,11 @@ fn read_mig(nvml: &Nvml, device: &Device<'_>, unreadable: &mut Unreadable) -> Op
     let mut instances = Vec::new();
     for index in 0..most {
         match device.mig_device_by_index(index) {
-            Ok(instance) => instances.push(read_instance(nvml, &instance, index)),
+            Ok(instance) => {
+                let mut instance = read_instance(nvml, &instance, index);
+                instance.compute_capability = card.compute_capability;
+                instances.push(instance);
+            }
             // Numbers that no instance bears.
             Err(NvmlError::NotFound | NvmlError::InvalidArg) => {}
             Err(error) => {
@@ -168,7 +175,7 @@ fn read_mig(nvml: &Nvml, device: &Device<'_>, unreadable: &mut Unreadable) -> Op
 fn read_instance(nvml: &Nvml, instance: &Device<'_>, index: u32) -> Gpu {
     let mut gpu = read_device(nvml, instance, index);
     gpu.mig = Some(Mig::NotSupported);
-    // These two belong to the card; NVML refuses to say them of an instance.
+    // These two belong to the card; NVML may refuse to say them of an instance.
     gpu.display_active = None;
     for field in ["display_active", "compute_capability"] {
         gpu.unreadable.remove(field);

@@ -45,7 +45,9 @@ pub enum NotReady {
     #[error("the engine cannot give GPUs to containers: the NVIDIA Container Toolkit is missing")]
     NoToolkit,
     /// The toolkit is there, and the engine does not know of it.
-    #[error("the engine cannot give GPUs to containers: it does not know the NVIDIA Container Toolkit that is installed")]
+    #[error(
+        "the engine cannot give GPUs to containers: it does not know the NVIDIA Container Toolkit that is installed"
+    )]
     ToolkitNotConfigured,
 }
 
@@ -55,15 +57,19 @@ impl NotReady {
     pub fn hint(&self) -> String {
         match self {
             Self::DriverTooOld { needed, .. } => format!(
-                "install driver {needed} or newer (`sudo apt install nvidia-driver` where it is packaged), or build the images \
-                 for an older CUDA with the build argument `TORCH_FLAVOUR=cu126`"
+                "install driver {needed} or newer (`sudo apt install nvidia-driver` where it is packaged), or build the \
+                 images for an older CUDA with the build argument `TORCH_FLAVOUR` (images/README.md)"
             ),
-            Self::CardTooOld { .. } => "build the images for an older CUDA with the build argument `TORCH_FLAVOUR=cu126`, \
+            Self::CardTooOld { .. } => {
+                "build the images for an older CUDA with the build argument `TORCH_FLAVOUR` (images/README.md), \
                                         leave the card out with `device=`, or train on `device=cpu:2`"
-                .to_owned(),
-            Self::NoToolkit => "add NVIDIA's package repository, then: sudo apt install nvidia-container-toolkit && sudo \
+                    .to_owned()
+            }
+            Self::NoToolkit => {
+                "add NVIDIA's package repository, then: sudo apt install nvidia-container-toolkit && sudo \
                                 nvidia-ctk runtime configure --runtime=docker && sudo systemctl restart docker"
-                .to_owned(),
+                    .to_owned()
+            }
             Self::ToolkitNotConfigured => {
                 "sudo nvidia-ctk runtime configure --runtime=docker && sudo systemctl restart docker".to_owned()
             }
@@ -141,8 +147,8 @@ pub fn check_cuda(host: &Host, devices: &[Device], cuda: CudaVersion) -> Result<
 /// The toolkit is missing, or the engine does not know of it.
 pub fn check_toolkit(devices: &[Device], engine: &EngineFacts) -> Result<(), NotReady> {
     let wants_gpus = devices.iter().any(|device| device.id.uuid().is_some());
-    // `--gpus` needs the hook on the engine's PATH and nothing else; the runtime's name and a CDI specification are two other
-    // signs of a toolkit that is set up.
+    // `--gpus` needs the hook on the engine's PATH and nothing else; the runtime's name and a CDI specification are two
+    // other signs of a toolkit that is set up.
     let known = engine.hook_on_path || engine.cdi_spec_found || engine.runtimes.iter().any(|name| name == "nvidia");
     match known || !wants_gpus {
         true => Ok(()),
@@ -185,7 +191,10 @@ mod tests {
             error.to_string(),
             "the NVIDIA driver 570.124.06 is too old for the image's CUDA 13.0, which needs 580 or newer"
         );
-        assert_eq!(check_cuda(&host(Some("570.124.06"), Some(12)), &[gpu(None)], CudaVersion { major: 12, minor: 8 }), Ok(()));
+        assert_eq!(
+            check_cuda(&host(Some("570.124.06"), Some(12)), &[gpu(None)], CudaVersion { major: 12, minor: 8 }),
+            Ok(())
+        );
         assert_eq!(check_cuda(&host(Some("580.65.06"), Some(13)), &[gpu(None)], CUDA_13), Ok(()));
         assert_eq!(check_cuda(&host(Some("570.124.06"), Some(12)), &[cpu()], CUDA_13), Ok(()), "no GPU is used");
     }

@@ -12,8 +12,8 @@ pub use error::SelectError;
 pub struct SelectOptions<'a> {
     /// Take a card that was asked for by name although somebody computes on it.
     pub allow_busy: bool,
-    /// Value of the caller's `CUDA_VISIBLE_DEVICES`: what `auto` and `gpus: N` may choose from, in its order. Its numbers
-    /// are read as nvidia-smi's.
+    /// Value of the caller's `CUDA_VISIBLE_DEVICES`: what `auto` and `gpus: N` may choose from, in its order. Its
+    /// numbers are read as nvidia-smi's.
     pub cuda_visible_devices: Option<&'a str>,
 }
 
@@ -50,16 +50,18 @@ pub fn select(
 /// computes makes the card busy.
 #[must_use]
 pub fn availability(gpu: &Gpu) -> Availability {
+    // First of all: its instances are devices of their own, whatever is true of the card.
+    if let Some(Mig::Enabled { instances }) = &gpu.mig {
+        return Availability::Split { instances: instances.len() };
+    }
     if gpu.uuid.is_none() {
         return unknown(gpu, "uuid");
     }
     if let Some(holder) = &gpu.held_by {
         return Availability::Held { by: holder.clone() };
     }
-    match &gpu.mig {
-        None => return unknown(gpu, "mig"),
-        Some(Mig::Enabled { instances }) => return Availability::Split { instances: instances.len() },
-        Some(Mig::Disabled | Mig::NotSupported) => {}
+    if gpu.mig.is_none() {
+        return unknown(gpu, "mig");
     }
     let Some(computing) = &gpu.compute_processes else {
         return by_memory(gpu);

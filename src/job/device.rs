@@ -47,12 +47,12 @@ fn word(at: &Cursor<'_>, text: &str) -> Result<DeviceRequest, JobError> {
         return Ok(DeviceRequest::Auto);
     }
     if text == "cpu" {
-        return Ok(DeviceRequest::Cpus(vec![CpuShare { cpus: None, memory: None }]));
+        return Ok(DeviceRequest::Cpus(vec![CpuShare::default()]));
     }
     if let Some(count) = text.strip_prefix("cpu:") {
         let count = count.parse().ok().filter(|count| (1..=MOST).contains(count));
         let count = count.ok_or_else(|| at.wrong(format!("`cpu:N` with N from 1 to {MOST}")))?;
-        return Ok(DeviceRequest::Cpus(vec![CpuShare { cpus: None, memory: None }; count as usize]));
+        return Ok(DeviceRequest::Cpus(vec![CpuShare::default(); count as usize]));
     }
     if matches!(text.split(':').next(), Some("mps" | "xpu" | "npu" | "tpu" | "rocm")) {
         return Err(at.refuse(format!("device `{}` is not supported, expected {EXPECTED}", printable(text))).into());
@@ -98,7 +98,7 @@ fn list(at: &Cursor<'_>) -> Result<DeviceRequest, JobError> {
 fn distinct(at: &Cursor<'_>, gpus: Vec<GpuName>) -> Result<DeviceRequest, JobError> {
     let twice = gpus.iter().enumerate().find(|(position, gpu)| gpus[..*position].contains(gpu));
     if let Some((_, gpu)) = twice {
-        return Err(at.refuse(format!("GPU `{}` is named twice", write_gpu(gpu))).into());
+        return Err(at.refuse(format!("GPU `{}` is named twice", printable(&gpu.to_string()))).into());
     }
     Ok(DeviceRequest::Gpus(gpus))
 }
@@ -141,7 +141,7 @@ pub(super) fn write(request: &DeviceRequest) -> (&'static str, Json) {
                 GpuName::Uuid(uuid) => json!(uuid),
             })
             .collect(),
-        DeviceRequest::Cpus(cpus) if cpus.iter().all(|share| share.cpus.is_none() && share.memory.is_none()) => {
+        DeviceRequest::Cpus(cpus) if cpus.iter().all(|share| *share == CpuShare::default()) => {
             json!(format!("cpu:{}", cpus.len()))
         }
         DeviceRequest::Cpus(cpus) => {
@@ -149,11 +149,4 @@ pub(super) fn write(request: &DeviceRequest) -> (&'static str, Json) {
         }
     };
     ("device", value)
-}
-
-fn write_gpu(gpu: &GpuName) -> String {
-    match gpu {
-        GpuName::Index(index) => index.to_string(),
-        GpuName::Uuid(uuid) => printable(uuid),
-    }
 }

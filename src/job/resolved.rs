@@ -6,10 +6,10 @@ use std::fmt::Write as _;
 use serde_json::{Map, Value as Json, json};
 use serde_yaml::Value;
 
-use super::compose::write_duration;
 use super::document::Document;
 use super::error::printable;
 use super::types::{Job, Micro, Volume};
+use super::units::write_duration;
 use super::{Origin, ResolvedJob, device};
 
 impl ResolvedJob {
@@ -18,12 +18,14 @@ impl ResolvedJob {
     pub fn to_yaml(&self) -> String {
         let file = printable(&self.file.display().to_string());
         let mut text = format!("# The job as it was understood, from {file}: every value, and where it came from.\n");
+        // The name alone on every line: the folder stands above.
+        let name = self.file.file_name().unwrap_or_default().to_string_lossy();
         for entry in entries(&self.job) {
             let line = format!("{}{}:{}", "  ".repeat(entry.depth), scalar(&entry.key), entry.text());
             let origin = self.origins.get(&entry.path()).map(|origin| match origin {
                 Origin::Default => "default".to_owned(),
                 Origin::CommandLine => "command line".to_owned(),
-                Origin::File { line, column } => format!("{file}:{line}:{column}"),
+                Origin::File { line, column } => format!("{}:{line}:{column}", printable(&name)),
                 Origin::Derived(from) => format!("from {from}"),
             });
             let _ = match origin {

@@ -28,6 +28,15 @@ impl Demand {
     /// Splits over `ranks` devices, exactly; nothing when that is not possible.
     #[must_use]
     pub fn split(&self, ranks: u32) -> Option<Uniform> {
+        let micro = self.micro_for(ranks)?;
+        let all = self.target / micro;
+        // The first ranks take what is left over, one each.
+        let counts = (0..ranks).map(|rank| all / ranks + u32::from(rank < all % ranks)).collect();
+        Some(Uniform { micro, counts })
+    }
+
+    /// Images of the micro-batches with which this splits over `ranks` devices.
+    fn micro_for(&self, ranks: u32) -> Option<u32> {
         if ranks == 0 || self.target == 0 {
             return None;
         }
@@ -40,18 +49,14 @@ impl Demand {
             return None;
         }
         let all = self.target / micro;
-        if all < ranks || (all % ranks != 0 && !self.uneven_counts) {
-            return None;
-        }
-        // The first ranks take what is left over, one each.
-        let counts = (0..ranks).map(|rank| all / ranks + u32::from(rank < all % ranks)).collect();
-        Some(Uniform { micro, counts })
+        let exact = all >= ranks && (all % ranks == 0 || self.uneven_counts);
+        exact.then_some(micro)
     }
 
     /// The largest number of ranks up to `ranks` over which this splits.
     #[must_use]
     pub fn most_ranks(&self, ranks: u32) -> Option<u32> {
-        (1..=ranks.min(self.target)).rev().find(|count| self.split(*count).is_some())
+        (1..=ranks.min(self.target)).rev().find(|count| self.micro_for(*count).is_some())
     }
 
     /// What is near this demand and splits.
@@ -68,7 +73,7 @@ impl Demand {
         let least = u64::from(self.micro.unwrap_or(1)) * u64::from(ranks.max(1));
         let splits = |target: &u64| {
             *target <= u64::from(LARGEST_TARGET)
-                && u32::try_from(*target).is_ok_and(|target| with(target).split(ranks).is_some())
+                && u32::try_from(*target).is_ok_and(|target| with(target).micro_for(ranks).is_some())
         };
         let floor = u64::from(self.target) / unit * unit;
         let small = |target: u64| u32::try_from(target).expect("checked against the largest target");
@@ -78,14 +83,14 @@ impl Demand {
             target_above: Some((floor + unit).max(least)).filter(splits).map(small),
             fewer_ranks: ranks.checked_sub(1).and_then(|fewer| self.most_ranks(fewer)),
             // Nobody has more devices than twice as many at hand.
-            more_ranks: (ranks + 1..=ranks.saturating_mul(2)).find(|more| self.split(*more).is_some()),
+            more_ranks: (ranks + 1..=ranks.saturating_mul(2)).find(|more| self.micro_for(*more).is_some()),
             micro_below: self.micro.and_then(|micro| self.nearest_micro(ranks, (1..micro).rev())),
             micro_above: self.micro.and_then(|micro| self.nearest_micro(ranks, micro + 1..=self.target)),
         }
     }
 
     fn nearest_micro(&self, ranks: u32, mut candidates: impl Iterator<Item = u32>) -> Option<u32> {
-        candidates.find(|micro| Self { micro: Some(*micro), ..*self }.split(ranks).is_some())
+        candidates.find(|micro| Self { micro: Some(*micro), ..*self }.micro_for(ranks).is_some())
     }
 }
 
@@ -181,7 +186,7 @@ mod tests {
 
     fn named_alternatives_split(demand: &Demand, ranks: u32) {
         let near = demand.alternatives(ranks);
-        let target = |target| Demand { target, ..*demand }.split(ranks).is_some();
+        let target = |target| Demand { target, ..*demand }.micro_for(ranks).is_some();
         let brute_above =
             (demand.target + 1..=demand.target + ranks * demand.micro.unwrap_or(1)).find(|&other| target(other));
         let brute_below = (1..demand.target).rev().find(|&other| target(other));

@@ -2,9 +2,13 @@
 
 #![expect(dead_code, reason = "each test program uses its part")]
 
+use std::io::Read;
+use std::os::unix::process::ExitStatusExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
 use std::time::{Duration, Instant};
+
+use serde_json::Value;
 
 /// A folder with a job in it, and the records of its runs.
 pub struct Place {
@@ -33,9 +37,12 @@ impl Place {
 
     /// `evenkeel` with these arguments, in this place.
     pub fn evenkeel(&self, args: &[&str]) -> Command {
-        let mut command = Command::new(env!("CARGO_BIN_EXE_evenkeel"));
+        let mut command = Command::new(program());
         command.args(args).current_dir(self.path()).stdin(Stdio::null());
         command.env("XDG_CACHE_HOME", cache()).env("EVENKEEL_LOCKS", self.path().join("locks"));
+        for ours in ["CUDA_VISIBLE_DEVICES", "EVENKEEL_NVML_STUB", "NO_COLOR"] {
+            command.env_remove(ours);
+        }
         // The tests say themselves what GPUs there are.
         command.env("EVENKEEL_NVML", "/nonexistent/libnvidia-ml.so");
         command
@@ -55,11 +62,79 @@ impl Place {
         runs[0].clone()
     }
 
+    /// Whether a run was begun here.
+    pub fn has_record(&self) -> bool {
+        self.path().join("runs").exists()
+    }
+
+    /// The journal of the only run.
+    pub fn journal(&self) -> Vec<Value> {
+        lines_of_json(&self.recorded("journal.jsonl"))
+    }
+
+    /// What the agents and trainers of a rank told.
+    pub fn events(&self, rank: u32) -> Vec<Value> {
+        lines_of_json(&self.recorded(&format!("events/rank-{rank}.events.jsonl")))
+    }
+
+    /// A rank's whole output, from the record.
+    pub fn log(&self, rank: u32) -> String {
+        self.recorded(&format!("logs/rank-{rank}.log"))
+    }
+
     /// A file of the only run's record, as text.
     pub fn recorded(&self, name: &str) -> String {
         let path = self.record().join(name);
         std::fs::read_to_string(&path).unwrap_or_else(|error| panic!("{}: {error}", path.display()))
     }
+}
+
+/// A job that runs a bash script in a bare image, on two CPU devices without a network; `more` are further lines of it.
+/// Written as `job.yaml`, so that its runs are in `runs/job`.
+pub fn job(place: &Place, script: &str, more: &str) {
+    let command = serde_json::json!(["bash", "-c", script]);
+    let devices = if more.contains("device:") { "" } else { "device: cpu:2\n" };
+    let network = if more.contains("network:") { "" } else { "network: none\n" };
+    let text = format!("trainer: command\nimage: {}\n{devices}{network}command: {command}\n{more}\n", image());
+    place.write("job.yaml", &text);
+}
+
+/// A bare Debian image, with none of our files in it.
+pub fn image() -> String {
+    std::env::var("EVENKEEL_TEST_IMAGE").unwrap_or_else(|_| "evenkeel/debian:trixie".into())
+}
+
+/// Why no test with an engine can run here, if none can.
+pub fn no_engine() -> Option<String> {
+    let try_to = |args: &[&str], without: &str| {
+        let output = Command::new("docker").args(args).output();
+        let why = match output {
+            Ok(output) if output.status.success() => return None,
+            Ok(output) => String::from_utf8_lossy(&output.stderr).trim().to_owned(),
+            Err(error) => error.to_string(),
+        };
+        Some(format!("{without} ({why})"))
+    };
+    let why = try_to(&["version", "--format", "{{.Server.Version}}"], "no Docker engine answers")
+        .or_else(|| try_to(&["image", "inspect", &image()], "the engine has no bare image to test with"));
+    if let Some(why) = &why {
+        assert!(std::env::var("EVENKEEL_TEST_ENGINE").as_deref() != Ok("required"), "{why}");
+    }
+    why
+}
+
+/// Whether this user may do everything.
+pub fn is_root() -> bool {
+    rustix::process::geteuid().is_root()
+}
+
+fn lines_of_json(text: &str) -> Vec<Value> {
+    text.lines().map(|line| serde_json::from_str(line).unwrap_or_else(|error| panic!("{error}: {line}"))).collect()
+}
+
+/// The journal's entries of one kind.
+pub fn entries<'a>(journal: &'a [Value], kind: &str) -> Vec<&'a Value> {
+    journal.iter().filter(|entry| entry["entry"] == kind).collect()
 }
 
 fn folders(path: &Path) -> Vec<PathBuf> {
@@ -72,9 +147,15 @@ fn folders(path: &Path) -> Vec<PathBuf> {
     found
 }
 
+/// The program under test. Another user may be given a copy that he can reach.
+pub fn program() -> PathBuf {
+    std::env::var_os("EVENKEEL_TEST_PROGRAM").map_or_else(|| env!("CARGO_BIN_EXE_evenkeel").into(), PathBuf::from)
+}
+
 /// A cache for all tests of a build, so that the agent is laid down once.
 fn cache() -> PathBuf {
-    let cache = Path::new(env!("CARGO_TARGET_TMPDIR")).join("cache");
+    let given = std::env::var_os("EVENKEEL_TEST_CACHE").map(PathBuf::from);
+    let cache = given.unwrap_or_else(|| Path::new(env!("CARGO_TARGET_TMPDIR")).join("cache"));
     std::fs::create_dir_all(&cache).expect("a cache");
     open_to_all(&cache);
     cache
@@ -127,6 +208,58 @@ pub fn docker(args: &[&str]) -> String {
     String::from_utf8_lossy(&output.stdout).trim().to_owned()
 }
 
+/// A child that is ended with the test that started it, however that ends.
+pub struct Running(pub Child);
+
+impl Running {
+    /// Starts `evenkeel` with its output in pipes.
+    pub fn start(mut command: Command) -> Self {
+        Self(command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().expect("the program starts"))
+    }
+
+    pub fn signal(&self, name: &str) {
+        signal(&self.0, name);
+    }
+
+    /// Waits for its end. A minute is for a broken program.
+    #[track_caller]
+    pub fn end(mut self) -> Ended {
+        let drain = |pipe: Option<Box<dyn Read + Send>>| {
+            let mut pipe = pipe.expect("piped, and taken once");
+            std::thread::spawn(move || {
+                let mut bytes = Vec::new();
+                let _ = pipe.read_to_end(&mut bytes);
+                String::from_utf8_lossy(&bytes).into_owned()
+            })
+        };
+        let stdout = drain(self.0.stdout.take().map(|pipe| Box::new(pipe) as _));
+        let stderr = drain(self.0.stderr.take().map(|pipe| Box::new(pipe) as _));
+        let status = until("the program's end", || self.0.try_wait().expect("a child of ours"));
+        let text = |thread: std::thread::JoinHandle<String>| thread.join().expect("a reader does not panic");
+        Ended {
+            code: status.code().or_else(|| status.signal().map(|signal| 128 + signal)),
+            stdout: text(stdout),
+            stderr: text(stderr),
+        }
+    }
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        if let Ok(None) = self.0.try_wait() {
+            // In order first: a killed controller could not remove its containers.
+            signal(&self.0, "TERM");
+            let begin = Instant::now();
+            while matches!(self.0.try_wait(), Ok(None)) {
+                if begin.elapsed() > Duration::from_secs(15) {
+                    let _ = self.0.kill();
+                }
+                std::thread::sleep(Duration::from_millis(10));
+            }
+        }
+    }
+}
+
 /// Our containers whose run's directory lies in `place`, by name; running or not.
 pub fn containers(place: &Place) -> Vec<String> {
     let format = "{{.Names}}\t{{.Label \"evenkeel.directory\"}}";
@@ -143,6 +276,8 @@ pub fn containers(place: &Place) -> Vec<String> {
 #[track_caller]
 pub fn nothing_left(place: &Place) {
     assert_eq!(containers(place), Vec::<String>::new(), "containers were left behind");
+    assert_eq!(docker(&["network", "ls", "-q", "--filter", "name=evenkeel"]), "", "networks were left behind");
+    assert_eq!(docker(&["volume", "ls", "-q", "--filter", "name=evenkeel"]), "", "volumes were left behind");
 }
 
 /// Waits until something holds; the limit is for a broken program, not for a slow one.
@@ -169,7 +304,19 @@ pub fn signal(child: &Child, name: &str) {
 #[macro_export]
 macro_rules! skip {
     ($($why:tt)*) => {{
-        eprintln!("SKIPPED: {}", format_args!($($why)*));
+        use std::io::Write;
+        // Not by `eprintln!`: the output of a test that passes is not shown.
+        let _ = writeln!(std::io::stderr(), "SKIPPED: {}: {}", std::thread::current().name().unwrap_or("?"), format_args!($($why)*));
         return;
     }};
+}
+
+/// Ends the test here where no engine answers.
+#[macro_export]
+macro_rules! needs_engine {
+    () => {
+        if let Some(why) = $crate::support::no_engine() {
+            $crate::skip!("{why}");
+        }
+    };
 }

@@ -117,11 +117,11 @@ impl Events {
         self.waiting.is_empty()
     }
 
-    /// Appends the seal, gives back what is reserved and waits for the disk.
+    /// Appends the seal, gives back what is reserved, and hands over the file.
     ///
     /// # Errors
     /// When the disk has not taken all of it.
-    pub fn seal(mut self, exit: Event) -> io::Result<()> {
+    pub fn seal(mut self, exit: Event) -> io::Result<File> {
         if self.lost > 0 {
             let message = format!("{} events are lost here, the disk was full", self.lost);
             let note = self.line(Event::Note { message });
@@ -131,8 +131,7 @@ impl Events {
         self.write(&seal);
         let whole = self.flush();
         let _ = ftruncate(&self.file, self.end);
-        self.file.sync_data()?;
-        if whole { Ok(()) } else { Err(io::ErrorKind::StorageFull.into()) }
+        if whole { Ok(self.file) } else { Err(io::ErrorKind::StorageFull.into()) }
     }
 
     /// Whether an ordinary record of so many bytes may be written.

@@ -92,11 +92,9 @@ impl<W: Write> Log<W> {
         }
     }
 
-    /// Ends a line that the program left unfinished, so that the next program starts on one of its own.
-    pub fn begin_line(&mut self) {
-        if self.last_taken != b'\n' {
-            self.write(b"\n");
-        }
+    /// Whether the program has left a line unfinished so far.
+    pub fn is_inside_line(&self) -> bool {
+        self.last_taken != b'\n'
     }
 
     /// Why the last write failed; `None` when it succeeded.
@@ -254,8 +252,9 @@ mod tests {
         log.write(b" and more");
         free(&mut log, 100);
         log.write(b" of it\nthree");
-        log.begin_line();
-        log.begin_line();
+        assert!(log.is_inside_line());
+        log.write(b"\n");
+        assert!(!log.is_inside_line());
         check(log, "one\nthree\n", 1);
     }
 

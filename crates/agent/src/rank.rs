@@ -77,22 +77,32 @@ pub fn run(config: &Config) -> Result<i32, RankError> {
         source,
     })?;
 
+    // All that can be done before the go is.
+    let variables = home::variables(generation, rank);
     let oom_before = cgroup::oom_kills();
     let mirror = Mirror::new(Instant::now());
-    let mut spools = Spools { log: Log::new(output), mirror, events, signals, slot, stopped: false };
+    let mut spools = Spools {
+        log: Log::new(output),
+        mirror,
+        events,
+        signals,
+        slot,
+        requested: false,
+        stopped: false,
+        killed: false,
+    };
     spools.events.append(Event::Waiting);
     let end = match wait_for_go(config, &spools.signals) {
         Some(end) => {
             spools.stopped = true;
             end
         }
-        None => run_programs(config, &mut spools),
+        None => run_programs(config, &variables, &mut spools),
     };
 
-    let Spools { log, mut mirror, events, signals, stopped, .. } = spools;
+    let Spools { log, mut mirror, events, signals, stopped, killed, .. } = spools;
     mirror.finish();
     let (output, totals) = log.finish();
-    let synced = output.sync_data();
     let exit = Event::Exit {
         code: end.code(),
         signal: end.signal(),
@@ -103,8 +113,16 @@ pub fn run(config: &Config) -> Result<i32, RankError> {
         sha256: totals.sha256,
         dropped: totals.dropped,
     };
+    let sealed = events.seal(exit).and_then(|events| {
+        // The seal is there to be read before the disk is waited for; a rank that is to end at once does not wait at all.
+        if killed {
+            return Ok(());
+        }
+        output.sync_data()?;
+        events.sync_data()
+    });
     // A spool without its seal is what the controller must see; the program's code stays the rank's.
-    if let Err(error) = events.seal(exit).and(synced) {
+    if let Err(error) = sealed {
         eprintln!("evenkeel-agent: failed to seal `{}`: {error}", file.display());
     }
     if config.local_rank == 0 && config.local_world_size > 1 {
@@ -134,15 +152,18 @@ fn wait_for_go(config: &Config, signals: &Signals) -> Option<End> {
 }
 
 /// Runs the preflight, where there is one, and the trainer.
-fn run_programs(config: &Config, spools: &mut Spools) -> End {
-    let variables = home::variables(config.generation, config.rank);
+fn run_programs(config: &Config, variables: &[(&'static str, OsString)], spools: &mut Spools) -> End {
     if let Some(preflight) = &config.preflight {
-        let end = spools.run(&[preflight.clone(), OsString::from("preflight")], &variables);
-        if spools.stopped || end != End::Code(0) {
+        let end = spools.run(&[preflight.clone(), OsString::from("preflight")], variables);
+        if end != End::Code(0) {
+            return end;
+        }
+        if spools.requested {
+            spools.stopped = true;
             return end;
         }
     }
-    spools.run(&config.command, &variables)
+    spools.run(&config.command, variables)
 }
 
 /// Keeps the leader's container, whose network the others share, until they have ended or a signal ends it. The locks

@@ -6,6 +6,7 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::time::{Duration, Instant};
 
 use evenkeel_wire::{Event, FailureClass};
+use rustix::process::Pid;
 
 use crate::end::End;
 use crate::events::Events;
@@ -43,8 +44,12 @@ pub struct Spools {
     pub signals: Signals,
     /// Where programs find their events pipe.
     pub slot: Slot,
-    /// Whether a signal has asked for the end.
+    /// Whether a signal has asked for the end, which keeps the next program from starting.
+    pub requested: bool,
+    /// Whether it came while a program ran. One that has ended by itself was not stopped, and its failure stays its own.
     pub stopped: bool,
+    /// Whether the end was to be at once.
+    pub killed: bool,
 }
 
 /// Where a program stands.
@@ -65,7 +70,9 @@ enum Phase {
 impl Spools {
     /// Runs a program to its end. What it could not be started for is told in the log and as an event.
     pub fn run(&mut self, command: &[OsString], variables: &[(&'static str, OsString)]) -> End {
-        self.log.begin_line();
+        if self.log.is_inside_line() {
+            self.output(b"\n", Instant::now());
+        }
         let end = match program::start(&mut self.slot, command, variables) {
             Ok(program) => {
                 let command = command.iter().map(|arg| arg.to_string_lossy().into_owned()).collect();
@@ -104,37 +111,29 @@ impl Spools {
             let paused = pause_until.is_some_and(|until| until > now);
             let readable = output.as_ref().filter(|_| !paused).map(AsFd::as_fd);
             let fds = [Some(self.signals.as_fd()), readable, events.as_ref().map(AsFd::as_fd)];
-            let wake = earliest([pause_until.filter(|_| paused), self.deadline(phase), self.retry(now)]);
+            let wake = earliest([pause_until.filter(|_| paused), deadline(phase, now), self.retry(now)]);
             let timeout = wake.map(|wake| wake.saturating_duration_since(now));
             let [signalled, has_output, has_events] = ready::wait(fds, timeout);
             let now = Instant::now();
 
             if signalled {
-                while let Some(request) = self.signals.next() {
-                    match request {
-                        Request::Child => {}
-                        Request::Pass(signal) => {
-                            self.stopped = true;
-                            if ended.is_none() {
-                                tree::signal_group(pid, signal);
-                            }
-                        }
-                        Request::Kill => {
-                            self.stopped = true;
-                            if !matches!(phase, Phase::Killed { .. }) {
-                                phase = Phase::Killed { since: now };
-                            }
-                            tree::kill_all(pid);
-                        }
-                    }
-                }
+                let requests: Vec<_> = std::iter::from_fn(|| self.signals.next()).collect();
                 let reaped = tree::reap(pid);
                 ended = ended.or(reaped.end);
                 children_left = reaped.children_left;
+                for request in requests {
+                    self.obey(request, pid, ended.is_some());
+                }
                 match phase {
+                    _ if self.killed => {
+                        // At each end of a child, too: its own children have come to the agent.
+                        tree::kill_all(pid);
+                        if !matches!(phase, Phase::Killed { .. }) {
+                            phase = Phase::Killed { since: now };
+                        }
+                    }
+                    Phase::Killed { .. } => tree::kill_all(pid),
                     Phase::Running if ended.is_some() => phase = Phase::Lingering { end: now, silent_since: now },
-                    // Orphans have come to the agent as their parents died.
-                    Phase::Killed { .. } if children_left => tree::kill_all(pid),
                     _ => {}
                 }
             }
@@ -154,29 +153,30 @@ impl Spools {
             }
 
             let closed = output.is_none() && events.is_none();
-            if matches!(phase, Phase::Lingering { .. })
-                && (closed || self.deadline(phase).is_some_and(|end| now >= end))
-            {
+            if matches!(phase, Phase::Lingering { .. }) && (closed || deadline(phase, now).is_none()) {
                 tree::kill_all(pid);
                 children_left = tree::reap(pid).children_left;
                 phase = Phase::Killed { since: now };
             }
-            if let (Phase::Killed { since }, Some(end)) = (phase, ended)
-                && (!children_left || now >= since + KILLED)
-            {
-                self.drain(output, events, &mut buffer);
-                return end;
+            match (phase, ended) {
+                (Phase::Killed { since }, Some(end)) if !children_left || now >= since + KILLED => {
+                    self.drain(output, events, &mut buffer);
+                    return end;
+                }
+                _ => {}
             }
         }
     }
 
-    /// When to look again without being woken.
-    fn deadline(&self, phase: Phase) -> Option<Instant> {
-        match phase {
-            Phase::Running => None,
-            Phase::Lingering { end, silent_since } => Some((silent_since + SILENCE).min(end + LINGER)),
-            Phase::Killed { since } => Some(since + KILLED),
+    fn obey(&mut self, request: Request, program: Pid, ended: bool) {
+        match request {
+            Request::Child => return,
+            Request::Pass(signal) if !ended => tree::signal_group(program, signal),
+            Request::Pass(_) => {}
+            Request::Kill => self.killed = true,
         }
+        self.requested = true;
+        self.stopped |= !ended;
     }
 
     /// When to try the disk again.
@@ -222,6 +222,16 @@ impl Spools {
         }
         self.mirror.write(bytes, now);
     }
+}
+
+/// When the phase ends by itself; `None` when that does not happen, or has.
+fn deadline(phase: Phase, now: Instant) -> Option<Instant> {
+    let deadline = match phase {
+        Phase::Running => return None,
+        Phase::Lingering { end, silent_since } => (silent_since + SILENCE).min(end + LINGER),
+        Phase::Killed { since } => since + KILLED,
+    };
+    (deadline > now).then_some(deadline)
 }
 
 fn earliest<const N: usize>(times: [Option<Instant>; N]) -> Option<Instant> {

@@ -10,8 +10,11 @@
 #include <dlfcn.h>
 
 #include <c10/util/Exception.h>
+#include <c10/util/Flags.h>
 #include <torch/csrc/distributed/c10d/exception.h>
 #include <torch/headeronly/version.h>
+
+C10_DECLARE_int(caffe2_log_level);
 
 namespace {
 
@@ -115,6 +118,10 @@ extern "C" void tchd_free(void* memory) noexcept {
 
 extern "C" const char* tchd_torch_version() noexcept {
   return TORCH_VERSION;
+}
+
+extern "C" void tchd_set_log_level(int32_t level) noexcept {
+  FLAGS_caffe2_log_level = level;
 }
 
 // Global, because libtorch finds the backends of a device in registries that the library fills while it loads, and

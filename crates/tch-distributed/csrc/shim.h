@@ -47,6 +47,8 @@ struct tchd_tensor;
 
 void tchd_free(void* memory) noexcept;
 const char* tchd_torch_version() noexcept;
+// libtorch's own log on stderr: 0 info, 1 warning, 2 error, 3 fatal.
+void tchd_set_log_level(int32_t level) noexcept;
 tchd_status tchd_load_library(const char* name) noexcept;
 
 // `listen_fd` of -1 makes a client; otherwise the descriptor of a listening socket, which now belongs to the store.

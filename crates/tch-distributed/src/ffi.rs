@@ -64,6 +64,7 @@ impl Bytes {
 unsafe extern "C" {
     pub(crate) fn tchd_free(memory: *mut c_void);
     pub(crate) fn tchd_torch_version() -> *const c_char;
+    pub(crate) fn tchd_set_log_level(level: i32);
     pub(crate) fn tchd_load_library(name: *const c_char) -> Status;
 
     pub(crate) fn tchd_store_tcp(

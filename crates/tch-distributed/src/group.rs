@@ -41,7 +41,9 @@ impl GlooOptions {
     }
 }
 
-/// Ranks that are connected. All of them must start the same collectives in the same order.
+/// Ranks that are connected. All of them must start the same collectives in the same order, on tensors of the same shape
+/// and kind: gloo ends the *process* (SIGABRT, from a thread of its own) that is sent more bytes than it expects, and no
+/// rank can see that beforehand.
 ///
 /// Dropping a group waits for its collectives to end, at most for the group's timeout; so does [`ProcessGroup::shutdown`],
 /// which can tell of a failure.

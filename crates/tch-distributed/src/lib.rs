@@ -54,6 +54,27 @@ pub fn torch_version() -> &'static str {
     version.to_str().unwrap_or("unknown")
 }
 
+/// How much libtorch itself writes to stderr. It says there what it also returns as an error, with a C++ backtrace each
+/// time; a program that reports errors in its own way may want less.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(i32)]
+pub enum LogLevel {
+    /// Everything that is no debugging.
+    Info = 0,
+    /// Warnings and errors; libtorch's own choice.
+    Warning = 1,
+    /// Errors.
+    Error = 2,
+    /// Only what ends the process.
+    Fatal = 3,
+}
+
+/// Sets what libtorch writes to stderr, in the whole process, whatever `TORCH_CPP_LOG_LEVEL` says.
+pub fn set_log_level(level: LogLevel) {
+    // SAFETY: writes one integer. c10d's threads may read it at the same time, without order, as libtorch itself does.
+    unsafe { ffi::tchd_set_log_level(level as i32) }
+}
+
 /// Loads libtorch's CUDA half (`libtorch_cuda.so` and what it needs), so that `tch` sees the GPUs. Call it before the
 /// first question about CUDA; calling it again does nothing.
 ///

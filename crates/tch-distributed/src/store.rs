@@ -64,7 +64,7 @@ impl Store {
     }
 
     /// A store in a file on a file system that all ranks share and that has working locks. The file is created if absent;
-    /// one left by an earlier run must not be used again.
+    /// one left by an earlier run must not be used again. Its timeouts count in whole seconds and may be overdrawn by one.
     ///
     /// `world_size`: with `Some`, the last of that many stores to be dropped removes the file.
     ///
@@ -186,7 +186,7 @@ impl Store {
         ffi::check(status, || format!("wait for {}", list(keys)))
     }
 
-    /// Removes `key`; whether it was there.
+    /// Removes `key`; whether it was there (a file store always says yes).
     ///
     /// # Errors
     ///

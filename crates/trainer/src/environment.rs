@@ -7,6 +7,8 @@ use std::time::Duration;
 use evenkeel_wire::env;
 
 const DEFAULT_TIMEOUT: Duration = Duration::from_secs(60);
+/// Beyond any use, and far from where times overflow.
+const LONGEST_TIMEOUT: Duration = Duration::from_secs(7 * 24 * 3600);
 
 /// A rank's place in the world.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -107,10 +109,10 @@ fn master(lookup: impl Fn(&str) -> Option<String>) -> Result<(String, u16), Envi
 }
 
 fn timeout(lookup: impl Fn(&str) -> Option<String>) -> Result<Duration, EnvironmentError> {
-    let expected = "a number of seconds above 0";
+    let expected = "a number of seconds above 0, at most a week's";
     let Some(seconds) = optional::<f64>(&lookup, env::TIMEOUT, expected)? else { return Ok(DEFAULT_TIMEOUT) };
     match Duration::try_from_secs_f64(seconds) {
-        Ok(timeout) if !timeout.is_zero() => Ok(timeout),
+        Ok(timeout) if !timeout.is_zero() && timeout <= LONGEST_TIMEOUT => Ok(timeout),
         _ => Err(unfit(env::TIMEOUT, seconds.to_string(), expected)),
     }
 }
@@ -181,6 +183,7 @@ mod tests {
             ("EVENKEEL_TIMEOUT", "0"),
             ("EVENKEEL_TIMEOUT", "-3"),
             ("EVENKEEL_TIMEOUT", "NaN"),
+            ("EVENKEEL_TIMEOUT", "604801"),
             ("EVENKEEL_DEVICE", "tpu"),
             ("EVENKEEL_EVENTS_FD", "1"),
         ] {

@@ -10,7 +10,7 @@ use std::process::ExitCode;
 use std::time::Instant;
 
 use evenkeel_wire::{Event, FailureClass};
-use tch_distributed::{GlooOptions, Interface, ProcessGroup};
+use tch_distributed::{GlooOptions, Interface, LogLevel, ProcessGroup};
 
 use crate::environment::{self, Device, Environment};
 use crate::events::Events;
@@ -60,6 +60,10 @@ pub fn main() -> ExitCode {
         Ok(events) => std::sync::Arc::new(events),
         Err(error) => return refuse(None, &format!("`EVENKEEL_EVENTS_FD` cannot be written to: {error}")),
     };
+    if lookup("TORCH_CPP_LOG_LEVEL").is_none() {
+        // Every failure is told in one line below; libtorch would add a page to it.
+        tch_distributed::set_log_level(LogLevel::Fatal);
+    }
     let watchdog = Watchdog::start(environment.timeout, events.clone());
     match run(&environment, &events, &watchdog) {
         Ok(passed) => report(&environment, &events, passed),

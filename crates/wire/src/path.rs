@@ -15,6 +15,9 @@ pub const CONTROL: &str = "/evenkeel/control";
 /// Folder for what the trainer leaves behind: weights, plots, results.
 pub const OUTPUT: &str = "/evenkeel/output";
 
+/// Folder of the weights or the model's configuration that a job brings, read-only.
+pub const MODEL: &str = "/evenkeel/model";
+
 /// File in [`CONTROL`] that the controller creates when all containers of a generation run: trainers may start.
 /// Its name carries the generation, so that a left-over cannot start the next launch.
 #[must_use]

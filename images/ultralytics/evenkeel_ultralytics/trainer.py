@@ -13,7 +13,7 @@ from ultralytics.data.build import seed_worker
 from ultralytics.models.yolo.detect import DetectionTrainer
 from ultralytics.nn.tasks import load_checkpoint
 from ultralytics.utils import LOGGER
-from ultralytics.utils.torch_utils import ModelEMA, init_seeds, strip_optimizer, torch_distributed_zero_first, unwrap_model
+from ultralytics.utils.torch_utils import ModelEMA, strip_optimizer, torch_distributed_zero_first, unwrap_model
 
 from . import data
 from .failure import Diverged
@@ -25,6 +25,9 @@ class Trainer(DetectionTrainer):
     def __init__(self, *, overrides, described, cut, world, workers, events):
         # The base class's constructor calls get_dataset, so these come first.
         self.described, self.cut, self.world, self.events = described, cut, world, events
+        # The engine knows its rank only in a world of two or more. Alone it would seed otherwise, keep one order of the images for
+        # all epochs, and halve the batch when memory runs out.
+        engine.RANK = world.rank
         super().__init__(overrides=overrides)
         # It counts the entries of `device` instead; and it sets the workers to 0 on a CPU.
         self.world_size, self.ddp = world.size, False
@@ -68,14 +71,6 @@ class Trainer(DetectionTrainer):
             worker_init_fn=seed_worker,
             generator=generator,
         )
-
-    def setup_model(self):
-        # The base class seeds by a rank that it knows only in a world of two or more: seeded here, the initial weights are the same
-        # in any world, and what is augmented at random differs between the ranks.
-        init_seeds(self.args.seed + 1, deterministic=self.args.deterministic)
-        checkpoint = super().setup_model()
-        init_seeds(self.args.seed + 1 + self.world.rank, deterministic=self.args.deterministic)
-        return checkpoint
 
     # -- the group ----------------------------------------------------------------------------------------------------
 

@@ -26,8 +26,10 @@ pub(super) fn devices(host: &Host, list: &[CpuShare]) -> Result<Selection, Selec
         return Err(SelectError::NoDevices);
     }
     let present = f64::from(host.cpus);
-    if let Some((index, wanted)) =
-        list.iter().enumerate().find_map(|(index, one)| one.cpus.filter(|cpus| *cpus > present).map(|cpus| (index, cpus)))
+    if let Some((index, wanted)) = list
+        .iter()
+        .enumerate()
+        .find_map(|(index, one)| one.cpus.filter(|cpus| *cpus > present).map(|cpus| (index, cpus)))
     {
         return Err(SelectError::CpuTooLarge { index, wanted, present: host.cpus });
     }
@@ -45,9 +47,7 @@ pub(super) fn devices(host: &Host, list: &[CpuShare]) -> Result<Selection, Selec
     let devices = list.iter().zip(0..).map(|(one, index)| Device {
         id: DeviceId::Cpu { index },
         name: format!("CPU device {index}"),
-        memory_budget_bytes: one
-            .memory
-            .or_else(|| host.memory_bytes.map(|memory| (memory - caps) / uncapped.max(1))),
+        memory_budget_bytes: one.memory.or_else(|| host.memory_bytes.map(|memory| (memory - caps) / uncapped.max(1))),
         memory_cap_bytes: one.memory,
         cpus: Some(one.cpus.unwrap_or(share)),
         compute_capability: None,

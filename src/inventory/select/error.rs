@@ -103,7 +103,7 @@ pub enum SelectError {
     #[error("the CPU devices with a size leave no processor for those without")]
     CpuLeftOver,
     /// More memory than the host has.
-    #[error("the CPU devices want {} of memory and the machine has {}", render::bytes(*wanted), render::bytes(*present))]
+    #[error("the CPU devices want {} of memory, the machine has {}", render::bytes(*wanted), render::bytes(*present))]
     MemoryTooLarge {
         /// Bytes wanted.
         wanted: u64,
@@ -128,18 +128,23 @@ impl SelectError {
             Self::NoSuchGpu { .. } => "`evenkeel devices` lists them; `device=auto` takes every free one".to_owned(),
             Self::Ambiguous { .. } => "write more of the UUID".to_owned(),
             Self::Twice { .. } => "name each device once".to_owned(),
-            Self::Busy { .. } => "wait for it, or name another with `device=`; `device=auto` takes every free one; \
-                                  `--allow-busy` shares this one"
-                .to_owned(),
-            Self::Held { .. } => "wait for that run, or stop it with `evenkeel stop`; `device=auto` takes every free card".to_owned(),
+            Self::Busy { .. } => {
+                "wait for it, or name another with `device=`; `device=auto` takes every free one".to_owned()
+            }
+            Self::Held { by, .. } => by.way_out(),
             Self::Split { instances, .. } => match instances.first() {
                 Some(first) => format!("name one of its instances: `device={first}`"),
-                None => "make an instance with `nvidia-smi mig -cgi`, or turn MIG off with `nvidia-smi -mig 0`".to_owned(),
+                None => {
+                    "make an instance with `nvidia-smi mig -cgi`, or turn MIG off with `nvidia-smi -mig 0`".to_owned()
+                }
             },
             Self::ManyInstances => "name one instance, or whole GPUs only".to_owned(),
-            Self::NoUuid { .. } => "`nvidia-smi` may say more; a card that has fallen off the bus needs a reboot".to_owned(),
+            Self::NoUuid { .. } => {
+                "`nvidia-smi` may say more; a card that has fallen off the bus needs a reboot".to_owned()
+            }
             Self::NotEnough { free: 0, .. } | Self::NoneFree { .. } => {
-                "wait, name a card with `device=` and `--allow-busy`, or train on `device=cpu:2`".to_owned()
+                "wait, or train on `device=cpu:2`; a card about which nothing is known can be named with `device=`"
+                    .to_owned()
             }
             Self::NotEnough { free, .. } => format!("`gpus={free}` runs now"),
             Self::NoDevices => "`device=auto` takes every free GPU, or the CPU".to_owned(),

@@ -156,7 +156,7 @@ fn a_wrong_call_is_refused() {
 fn the_leader_stays_until_every_other_rank_has_ended() {
     let run = Run::new();
     let mut leader = run.start(0, 3, &["echo", "leads"]);
-    let mut follower = run.start(1, 3, &["sleep", "1000"]);
+    let mut follower = run.start(1, 3, &["sleep", "3"]);
     run.go();
     run.wait_for_event(0, |event| matches!(event, Event::Exit { .. }));
     run.wait_for_event(1, |event| matches!(event, Event::Started { .. }));

@@ -145,3 +145,23 @@ fn a_program_finds_its_signals_as_a_shell_leaves_them() {
     // Real-time signals are not the agent's business; some test runners ignore them.
     assert!(masks.iter().all(|mask| mask & 0x7fff_ffff == 0), "{text}");
 }
+
+#[test]
+fn a_program_that_has_failed_by_itself_was_not_stopped() {
+    let run = Run::new();
+    run.go();
+    // What it leaves behind holds the pipe, so that the agent still waits for it when the signal comes.
+    let mut agent =
+        run.start(0, 1, &["sh", "-c", "sh -c 'while :; do echo late; sleep 0.02; done' & echo pid $$; exit 1"]);
+    let pid = eventually("the program's end", || {
+        let log = fs::read(run.root().join("logs/rank-0.log")).ok()?;
+        let pid = String::from_utf8_lossy(&log).lines().find_map(|line| line.strip_prefix("pid ")?.parse().ok())?;
+        (!is_alive(pid)).then_some(pid)
+    });
+    agent.signal(Signal::USR1);
+    let status = agent.wait();
+    let outcome = run.outcome(0, status);
+    assert_eq!(outcome.code, Some(1), "{pid}");
+    let seal = outcome.seal();
+    assert_eq!((seal.code, seal.stopped), (Some(1), false));
+}

@@ -2,6 +2,7 @@
 
 use std::io::{self, Read};
 use std::net::{Ipv6Addr, TcpListener, TcpStream, ToSocketAddrs, UdpSocket};
+use std::thread;
 use std::time::{Duration, Instant};
 
 use evenkeel_wire::FailureClass;
@@ -14,6 +15,9 @@ const ROLL: &str = "roll";
 const GRACE: Duration = Duration::from_secs(2);
 /// How long the last steps may take, when every rank has done its work and only has to leave.
 const LEAVING: Duration = Duration::from_secs(5);
+/// How often, and how far apart, a rank looks whether the port is closed.
+const CLOSING_TRIES: u32 = 20;
+const CLOSING_PAUSE: Duration = Duration::from_millis(5);
 
 /// Where a rank is to meet which others.
 #[derive(Clone, Copy, Debug)]
@@ -149,6 +153,14 @@ impl<'a> Meeting<'a> {
             if line.set_read_timeout(Some(LEAVING)).is_ok() {
                 let _ = line.read(&mut [0]);
             }
+        }
+        // The server hangs up on its clients a moment before it stops to listen. If somebody still answers after that, it is
+        // the program that follows on rank 0.
+        for _ in 0..CLOSING_TRIES {
+            if TcpStream::connect((place.host, place.port)).is_err() {
+                break;
+            }
+            thread::sleep(CLOSING_PAUSE);
         }
         Ok(())
     }

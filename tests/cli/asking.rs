@@ -1,0 +1,65 @@
+//! What the program says of itself.
+
+use serde_json::Value;
+
+use crate::support::Place;
+
+#[test]
+fn every_command_says_what_it_does() {
+    let place = Place::new();
+    for (command, words) in [
+        (&["train"][..], "leave a run record"),
+        (&["plan"], "what would run and why"),
+        (&["devices"], "devices of this machine"),
+        (&["image"], "images that training runs in"),
+        (&["image", "build"], "where the engine does not have them"),
+        (&["image", "save"], "for a machine without a registry"),
+        (&["dataset", "shapes"], "drawn shapes"),
+        (&["init"], "commented job"),
+        (&["schema"], "JSON Schema"),
+    ] {
+        let ended = place.run(&[command, &["--help"]].concat()).with_code(0);
+        assert!(ended.stdout.contains(words), "{command:?}: {}", ended.stdout);
+        assert_eq!(ended.stderr, "", "{command:?}");
+    }
+    let help = place.run(&["--help"]).with_code(0).stdout;
+    for command in ["train", "plan", "devices", "image", "dataset", "init", "schema"] {
+        assert!(help.lines().any(|line| line.trim_start().starts_with(command)), "{command} is not in\n{help}");
+    }
+}
+
+#[test]
+fn nothing_asked_is_answered_with_help() {
+    let ended = Place::new().run(&[]).with_code(2);
+    assert!(ended.stderr.contains("Usage:"), "{}", ended.stderr);
+}
+
+#[test]
+fn the_version_is_the_packages() {
+    let ended = Place::new().run(&["--version"]).with_code(0);
+    assert_eq!(ended.stdout, concat!("evenkeel ", env!("CARGO_PKG_VERSION"), "\n"));
+}
+
+#[test]
+fn the_schema_is_json() {
+    let ended = Place::new().run(&["schema"]).with_code(0);
+    let schema: Value = serde_json::from_str(&ended.stdout).expect("JSON");
+    for key in ["trainer", "batch", "device", "volumes"] {
+        assert!(schema["properties"][key].is_object(), "no `{key}` in {schema}");
+    }
+    assert_eq!(ended.stderr, "");
+}
+
+#[test]
+fn without_nvml_there_are_cpus_and_it_is_said() {
+    let place = Place::new();
+    let ended = place.run(&["devices"]).with_code(0);
+    assert!(ended.stdout.to_lowercase().contains("no gpu") || ended.stdout.contains("NVML"), "{}", ended.stdout);
+    let ended = place.run(&["devices", "--json"]).with_code(0);
+    let report: Value = serde_json::from_str(&ended.stdout).expect("JSON");
+    assert!(report["version"].is_u64(), "{report}");
+    // It can be given back as an inventory.
+    place.write("devices.json", &ended.stdout);
+    place.write("job.yaml", "trainer: command\nimage: a\ncommand: b\ndevice: cpu:2\n");
+    place.run(&["plan", "job.yaml", "--inventory", "devices.json"]).with_code(0);
+}

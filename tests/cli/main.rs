@@ -1,0 +1,8 @@
+//! The real program's command line, without an engine: exit codes, one message for one mistake, data on stdout.
+
+#[path = "../support/mod.rs"]
+mod support;
+
+mod asking;
+mod mistakes;
+mod planning;

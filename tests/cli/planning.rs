@@ -1,0 +1,72 @@
+//! `evenkeel plan`: the JSON that other tools read, and what a person is told.
+
+use serde_json::{Value, json};
+
+use crate::support::Place;
+
+fn plan(job: &str, overrides: &[&str]) -> Value {
+    let place = Place::new();
+    place.write("job.yaml", job);
+    let ended = place.run(&[&["plan", "job.yaml", "--json"], overrides].concat()).with_code(0);
+    assert!(!place.has_record(), "a plan starts nothing");
+    serde_json::from_str(&ended.stdout).expect("one JSON value")
+}
+
+#[test]
+fn the_plan_has_the_promised_shape() {
+    let plan = plan("data: d.yaml\ndevice: cpu:2\nbatch: {target: 64, micro: 16}\n", &[]);
+    assert_eq!((&plan["version"], &plan["target_batch"], &plan["world_size"]), (&json!(1), &json!(64), &json!(2)));
+    assert_eq!(plan["split"], "uniform");
+    let ranks = plan["ranks"].as_array().expect("ranks");
+    for (number, rank) in ranks.iter().enumerate() {
+        assert_eq!((&rank["rank"], &rank["local_rank"]), (&json!(number), &json!(number)));
+        assert_eq!((&rank["host"], &rank["device"].is_string()), (&json!("local"), &true));
+        assert_eq!((&rank["micro_batches"], &rank["images_per_step"]), (&json!([16, 16]), &json!(32)));
+        assert!(rank["memory"].get("predicted_bytes").is_some() && rank["memory"].get("budget_bytes").is_some());
+    }
+    assert!(plan["reasons"].as_array().is_some_and(|reasons| reasons.iter().all(Value::is_string)));
+}
+
+#[test]
+fn a_step_takes_exactly_the_target_on_any_number_of_devices() {
+    for (devices, target) in [(1, 64), (2, 64), (4, 64), (3, 63), (8, 8), (5, 1000)] {
+        let plan = plan(&format!("data: d.yaml\ndevice: cpu:{devices}\n"), &[&format!("batch.target={target}")]);
+        let images = |rank: &Value| -> u64 {
+            let batches = rank["micro_batches"].as_array().expect("micro-batches");
+            let sum = batches.iter().map(|size| size.as_u64().expect("a number")).sum();
+            assert_eq!(rank["images_per_step"], sum);
+            sum
+        };
+        let ranks = plan["ranks"].as_array().expect("ranks");
+        assert_eq!(ranks.len(), devices);
+        assert_eq!(ranks.iter().map(images).sum::<u64>(), target, "{plan}");
+    }
+}
+
+#[test]
+fn a_person_is_told_yolos_own_terms() {
+    let place = Place::new();
+    place.write("job.yaml", "data: d.yaml\ndevice: cpu:2\nbatch: {target: 64, micro: 16}\n");
+    let ended = place.run(&["plan", "job.yaml"]).with_code(0);
+    for words in ["batch=32", "nbs=64"] {
+        assert!(ended.stdout.replace(": ", "=").contains(words), "no `{words}` in\n{}", ended.stdout);
+    }
+}
+
+#[test]
+fn overrides_win_over_the_file() {
+    let plan = plan("data: d.yaml\ndevice: cpu:2\nbatch: 64\n", &["batch.target=32", "device=cpu:4"]);
+    assert_eq!((&plan["target_batch"], &plan["world_size"]), (&json!(32), &json!(4)));
+}
+
+#[test]
+fn an_inventory_file_stands_for_the_machine() {
+    let place = Place::new();
+    place.write("job.yaml", "data: d.yaml\n");
+    for (text, words) in [("{}", "inventory.json"), ("not json", "inventory.json"), ("[1]", "inventory.json")] {
+        place.write("inventory.json", text);
+        let ended = place.run(&["plan", "job.yaml", "--inventory", "inventory.json"]).with_code(2).saying(words);
+        assert_eq!(ended.stderr.matches("error:").count(), 1, "{}", ended.stderr);
+    }
+    place.run(&["plan", "job.yaml", "--inventory", "nowhere.json"]).with_code(2).saying("nowhere.json");
+}

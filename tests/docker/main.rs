@@ -1,0 +1,16 @@
+//! The real program against a real engine. Every test has a place of its own, and leaves nothing on the engine.
+//!
+//! Where there is no engine, the tests say so and pass; `EVENKEEL_TEST_ENGINE=required` makes that a failure.
+//! `EVENKEEL_TEST_IMAGE` names the bare image they run programs in.
+
+#[path = "../support/mod.rs"]
+mod support;
+
+mod ending;
+mod engine;
+mod gang;
+mod hostile;
+mod inside;
+mod output;
+mod pod;
+mod running;

@@ -1,0 +1,144 @@
+//! Real trainings in the image that people train in: that it learns, that the gradients of two ranks are those of one,
+//! that what goes wrong is said.
+//!
+//! The image is built first if it is missing, which takes minutes.
+
+#[path = "../support/mod.rs"]
+mod support;
+
+use std::path::Path;
+
+use serde_json::Value;
+use support::{Place, nothing_left};
+
+/// A place with a set of shapes and a job that trains on it; `more` are further lines of the job.
+fn shapes(images: u32, more: &str) -> Place {
+    let place = Place::new();
+    let images = images.to_string();
+    place.run(&["dataset", "shapes", "shapes", "--images", &images]).with_code(0);
+    let text = format!(
+        "name: t\ntrainer: ultralytics\nmodel: yolov8n.yaml\ndata: shapes/data.yaml\nimgsz: 160\ndevice: cpu:2\n{more}\n"
+    );
+    place.write("job.yaml", &text);
+    place
+}
+
+/// The events of one kind that a rank told.
+fn told(place: &Place, rank: u32, kind: &str) -> Vec<Value> {
+    let events = place.events(rank).into_iter().map(|record| record["event"].clone());
+    events.filter(|event| event["kind"] == kind).collect()
+}
+
+fn losses(place: &Place, ranks: u32) -> Vec<f64> {
+    let of_rank = |rank| -> Vec<f64> {
+        told(place, rank, "step").iter().map(|step| step["loss"].as_f64().expect("a finite loss")).collect()
+    };
+    let all: Vec<Vec<f64>> = (0..ranks).map(of_rank).collect();
+    (0..all[0].len()).map(|step| all.iter().map(|losses| losses[step]).sum::<f64>() / f64::from(ranks)).collect()
+}
+
+#[test]
+fn the_first_training_learns_and_its_ranks_agree() {
+    needs_engine!();
+    let place = Place::new();
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    place.write("job.yaml", &std::fs::read_to_string(root.join("jobs/shapes.yaml")).expect("the job of the README"));
+    place.run(&["dataset", "shapes", "data/shapes"]).with_code(0);
+    let ended = place.run(&["train", "job.yaml", "name=t", "device=cpu:2", "--json"]).with_code(0);
+    let outcome: Value = serde_json::from_str(&ended.stdout).expect("one JSON object");
+    let map50 = outcome["metrics"]["metrics/mAP50(B)"].as_f64().expect("a validation");
+    let seconds = outcome["seconds"].as_f64().expect("a time");
+    eprintln!("mAP50 {map50:.4} after {seconds:.0} s");
+    assert!(map50 >= 0.9, "mAP50 is {map50}");
+
+    let hashes = |rank| -> Vec<Value> {
+        told(&place, rank, "checkpoint").iter().map(|checkpoint| checkpoint["weights_sha256"].clone()).collect()
+    };
+    assert!(!hashes(0).is_empty(), "no checkpoint was told");
+    assert_eq!(hashes(0), hashes(1), "the ranks' weights differ");
+    for rank in 0..2 {
+        assert_eq!(told(&place, rank, "preflight")[0]["ok"], true);
+        assert_eq!(told(&place, rank, "joined").last().expect("the trainer joined")["world_size"], 2);
+        // T = 32 images a step, exactly, in every step that is not an epoch's last.
+        assert!(told(&place, rank, "step").iter().all(|step| step["images"] == 16), "another number of images");
+    }
+    let record = place.record();
+    for file in ["results.csv", "weights/best.pt", "weights/last.pt"] {
+        assert!(record.join(file).is_file(), "no {file}");
+    }
+    nothing_left(&place);
+}
+
+#[test]
+fn two_ranks_of_8_step_as_one_of_16() {
+    needs_engine!();
+    // One step takes the whole set, so both see the same images whatever their order. Nothing is augmented.
+    let still = "epochs: 5\nbatch: 16\nseed: 1\nargs: {mosaic: 0, fliplr: 0, hsv_h: 0, hsv_s: 0, hsv_v: 0, translate: 0, \
+                 scale: 0, erasing: 0, auto_augment: null, optimizer: SGD, lr0: 0.01, plots: false, val: false}";
+    let run = |device: &str, ranks| {
+        let place = shapes(16, still);
+        place.run(&["train", "job.yaml", device]).with_code(0);
+        let losses = losses(&place, ranks);
+        nothing_left(&place);
+        losses
+    };
+    let (one, two) = (run("device=cpu:1", 1), run("device=cpu:2", 2));
+    let apart: Vec<f64> = one.iter().zip(&two).map(|(one, two)| (two - one).abs() / one).collect();
+    eprintln!("losses of one rank {one:.4?}, mean of two {two:.4?}, apart {apart:.4?}");
+    assert_eq!((one.len(), two.len()), (5, 5));
+    assert!(apart[0] <= 0.01, "the first step is {} apart", apart[0]);
+    assert!(apart.iter().all(|apart| *apart <= 0.05), "{apart:?}");
+}
+
+#[test]
+fn a_quick_look_is_quick() {
+    needs_engine!();
+    let place = shapes(256, "epochs: 100\nbatch: 64");
+    place.run(&["train", "job.yaml", "--smoke"]).with_code(0).saying("done in");
+    let steps = told(&place, 0, "step");
+    assert!(steps.len() <= 4, "{} steps", steps.len());
+    assert!(steps.iter().all(|step| step["images"] == 4), "another micro-batch: {steps:?}");
+    assert!(place.record().parent().is_some_and(|family| family.ends_with("t-smoke")));
+    nothing_left(&place);
+}
+
+#[test]
+fn a_loss_that_is_not_finite_ends_the_run_with_advice() {
+    needs_engine!();
+    let place = shapes(
+        32,
+        "epochs: 3\nbatch: 16\nargs: {optimizer: SGD, lr0: 1.0e+30, warmup_epochs: 0, plots: false, val: false}",
+    );
+    place.run(&["train", "job.yaml"]).with_code(1).saying("(diverged)").saying("args.lr0");
+    nothing_left(&place);
+}
+
+#[test]
+fn programs_that_start_their_own_ranks_run_unchanged() {
+    needs_engine!();
+    let own = Place::new();
+    own.write(
+        "train.py",
+        "import os, torch, torch.distributed as dist\n\
+         if 'RANK' in os.environ:\n    dist.init_process_group('gloo')\n    t = torch.tensor([dist.get_rank() + 1.0])\n    \
+         dist.all_reduce(t)\n    print(f'rank {dist.get_rank()} of {dist.get_world_size()}: sum {t.item()}')\n\
+         else:\n    print('alone')\n",
+    );
+    let images = own.run(&["image", "build", "ultralytics"]).with_code(0);
+    let image = images.stdout.trim();
+    let job = |name: &str, command: &str| {
+        let text = format!(
+            "name: t\ntrainer: command\nimage: {image}\ndevice: cpu:2\nnetwork: none\ncontainers: per-host\nnproc_per_node: 2\n\
+             volumes: ['./train.py:/app/train.py:ro']\nworking_dir: /app\ncommand: {command}\n"
+        );
+        own.write(name, &text);
+    };
+    job("plain.yaml", "[python3, train.py]");
+    assert_eq!(own.run(&["train", "plain.yaml"]).with_code(0).stdout, "alone\n");
+    job("torchrun.yaml", "[python3, -m, torch.distributed.run, --nproc_per_node=2, train.py]");
+    let stdout = own.run(&["train", "torchrun.yaml"]).with_code(0).stdout;
+    for rank in 0..2 {
+        assert!(stdout.contains(&format!("rank {rank} of 2: sum 3.0")), "{stdout}");
+    }
+    nothing_left(&own);
+}
