@@ -232,6 +232,10 @@ fn every_rank_sees_all_cards_of_the_job(engine: &Private) {
             assert_ne!(memlock, "unlimited", "this engine cannot lift the limit, and the run goes on without");
         }
     }
+    let kept = entries(&place.journal(), "limit_kept").len();
+    assert_eq!(kept, usize::from(!may_lift_limits()), "found out once");
+    assert_eq!(ended.stderr.matches("locked memory").count(), kept, "{}", ended.stderr);
+    assert!(!ended.stderr.contains("warning"), "four equal cards: {}", ended.stderr);
     // The plan names the cards, too.
     let plan: Value = serde_json::from_str(&place.recorded("plan.json")).expect("JSON");
     let devices: Vec<&str> =
