@@ -153,14 +153,16 @@ pub async fn ensure(
         }
         progress(Progress::Image { name: tag.to_owned(), number: index + 1, of: missing.len() });
         if *step == ImageName::Debian {
-            let pinned = arguments.get("DEBIAN_IMAGE").map(String::as_str).or_else(|| chain::debian(&files));
+            let pinned = chain::debian(&files, &arguments);
             let mirror = arguments.get("DEBIAN_MIRROR").map(String::as_str);
             bootstrap::debian(engine, tag, pinned.unwrap_or("debian:stable"), mirror, progress).await?;
         } else {
             build(engine, *step, &tags, &files, &arguments, options, progress).await?;
         }
-        // A name to type; the hash is for programs.
-        engine.tag(tag, &format!("{}:latest", step.repository())).await?;
+        // A name to type; the hash is for programs. Somebody's variant does not take it.
+        if chain::tags(&files, &options.settings.arguments).of(*step) == tag {
+            engine.tag(tag, &format!("{}:latest", step.repository())).await?;
+        }
     }
     let found = engine.image(&name).await?;
     let image = found.ok_or_else(|| ImageError::NoSuchImage {

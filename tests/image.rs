@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::fs;
+use std::os::unix::fs::PermissionsExt;
 use std::time::{Duration, Instant};
 
 use evenkeel::docker::Engine;
@@ -220,6 +221,42 @@ async fn a_saved_image_is_found_after_loading() {
     let nothing = image::save(&engine, &names, &file, &mut Told::default().hear()).await.expect_err("nothing to save");
     assert!(matches!(nothing, ImageError::NoSuchImage { .. }));
     assert!(!file.exists(), "no half file is left");
+}
+
+#[tokio::test]
+async fn debian_is_bootstrapped_whole_or_not_at_all() {
+    let Some(engine) = engine().await else { return };
+    let folder = tempfile::tempdir().expect("a folder");
+    // A registry that does not answer, and a mmdebstrap of ours.
+    let pinned = "127.0.0.1:9/debian:none";
+    let options = Options { arguments: [("DEBIAN_IMAGE".to_owned(), pinned.to_owned())].into(), ..options() };
+    let tag = image::tags(&options).of(ImageName::Debian).to_owned();
+    let bootstrap = |script: &str| {
+        let program = folder.path().join("mmdebstrap");
+        fs::write(&program, format!("#!/bin/sh\n{script}\n")).expect("a program");
+        fs::set_permissions(&program, fs::Permissions::from_mode(0o755)).expect("a program");
+        let path = std::env::var("PATH").expect("a PATH");
+        std::process::Command::new(env!("CARGO_BIN_EXE_evenkeel"))
+            .args(["image", "build", "debian", "--progress", "plain", "--build-arg", &format!("DEBIAN_IMAGE={pinned}")])
+            .env("PATH", format!("{}:{path}", folder.path().display()))
+            .env("XDG_CACHE_HOME", folder.path())
+            .output()
+            .expect("the program")
+    };
+    // What it has written is a valid archive, of nothing.
+    let failed = bootstrap("head -c 10240 /dev/zero; echo 'E: Temporary failure in name resolution' >&2; exit 25");
+    let said = String::from_utf8_lossy(&failed.stderr);
+    assert_eq!(failed.status.code(), Some(3), "{said}");
+    assert!(said.contains("`mmdebstrap` ended with exit status: 25") && said.contains("DEBIAN_MIRROR"), "{said}");
+    assert!(engine.image(&tag).await.expect("an answer").is_none(), "half a Debian is none");
+
+    let whole = bootstrap("tar -c /etc/hostname");
+    assert!(whole.status.success(), "{}", String::from_utf8_lossy(&whole.stderr));
+    let made = engine.image(&tag).await.expect("an answer").expect("the image");
+    assert_eq!(made.labels.get("evenkeel.image").map(String::as_str), Some("debian"));
+    let latest = engine.image("evenkeel/debian:latest").await.expect("an answer");
+    assert!(latest.is_none_or(|latest| latest.id != made.id), "a variant does not take the short name");
+    engine.remove_image(&tag).await.expect("removed");
 }
 
 #[tokio::test]

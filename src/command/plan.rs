@@ -10,6 +10,7 @@ use super::prepare;
 
 /// Prints the plan of a job; starts nothing, fetches nothing.
 pub fn run(args: &cli::Plan, settings: &Settings, json: bool) -> Result<ExitCode, Failure> {
+    let visible = settings.cuda_visible_devices.as_deref().filter(|_| args.inventory.is_none());
     let inventory = match &args.inventory {
         None => super::devices::inventory(settings),
         Some(path) => {
@@ -18,7 +19,7 @@ pub fn run(args: &cli::Plan, settings: &Settings, json: bool) -> Result<ExitCode
             Inventory::from_json(&text).map_err(|error| Failure::bad(named(error.into())))?
         }
     };
-    let prepared = prepare::job(&args.job, inventory, settings, false)?;
+    let prepared = prepare::job(&args.job, inventory, visible, false)?;
     if json {
         print(&serde_json::to_string_pretty(&prepared.plan).expect("plain data"));
     } else {

@@ -60,11 +60,11 @@ pub struct Program {
     pub preflight: Option<String>,
 }
 
-/// Reads the job, finds devices and plans. `inventory`: those of a file instead of this machine's.
-pub fn job(args: &JobArgs, inventory: Inventory, settings: &Settings, smoke: bool) -> Result<Prepared, Failure> {
+/// Reads the job, chooses from the inventory's devices and plans. `visible` is `CUDA_VISIBLE_DEVICES` where the inventory
+/// is this machine's.
+pub fn job(args: &JobArgs, inventory: Inventory, visible: Option<&str>, smoke: bool) -> Result<Prepared, Failure> {
     let mut resolved = job::load(&args.job, &args.overrides)?;
-    let options =
-        SelectOptions { cuda_visible_devices: settings.cuda_visible_devices.as_deref(), ..SelectOptions::default() };
+    let options = SelectOptions { cuda_visible_devices: visible, ..SelectOptions::default() };
     let selection = select(&inventory, &resolved.job.device, &options)?;
     if smoke {
         quick_look(&mut resolved.job, u32::try_from(selection.devices.len()).unwrap_or(u32::MAX));

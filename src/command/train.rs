@@ -70,7 +70,7 @@ struct Ready {
 
 async fn get_ready(args: &cli::Train, settings: &Settings, screen: &mut Screen) -> Result<Ready, Failure> {
     let inventory = super::devices::inventory(settings);
-    let mut prepared = prepare::job(&args.job, inventory, settings, args.smoke)?;
+    let mut prepared = prepare::job(&args.job, inventory, settings.cuda_visible_devices.as_deref(), args.smoke)?;
     prepared.find_data(settings, screen).await?;
     screen.line(prepared.describe().trim_end());
     let engine = super::connect(settings).await?;

@@ -225,7 +225,7 @@ pub fn tags(files: &[File<'_>], arguments: &BTreeMap<String, String>) -> Tags {
         hash.add(image.as_str().as_bytes());
         if image == ImageName::Debian {
             hash.add(std::env::consts::ARCH.as_bytes());
-            hash.add(debian(&files).unwrap_or_default().as_bytes());
+            hash.add(debian(&files, arguments).unwrap_or_default().as_bytes());
         } else {
             let text = files.iter().find(|file| file.path == recipe.dockerfile).map_or("", |file| text_of(file));
             let text = dockerfile::until(text, recipe.target);
@@ -250,11 +250,12 @@ pub fn tags(files: &[File<'_>], arguments: &BTreeMap<String, String>) -> Tags {
     Tags(tags)
 }
 
-/// The registry's image that `evenkeel/debian` is made from: the default of the base Dockerfile's argument.
+/// The registry's image that `evenkeel/debian` is made from: the argument, else its default in the base Dockerfile.
 #[must_use]
-pub fn debian<'a>(files: &[File<'a>]) -> Option<&'a str> {
+pub fn debian<'a>(files: &[File<'a>], arguments: &'a BTreeMap<String, String>) -> Option<&'a str> {
+    const NAME: &str = "DEBIAN_IMAGE";
     let file = files.iter().find(|file| file.path == ImageName::Base.recipe().dockerfile)?;
-    dockerfile::default(text_of(file), "DEBIAN_IMAGE")
+    arguments.get(NAME).map(String::as_str).or_else(|| dockerfile::default(text_of(file), NAME))
 }
 
 /// Whether a path is one of these or lies in one of them, and may have a part in an image.
@@ -385,7 +386,9 @@ mod tests {
     #[test]
     fn the_pinned_debian_decides_every_tag() {
         let files = files(WORKER_FILE, "");
-        assert_eq!(debian(&files), Some("debian:stable"));
+        assert_eq!(debian(&files, &BTreeMap::new()), Some("debian:stable"));
+        let given = named(&files, &[("DEBIAN_IMAGE", "debian:mine")]);
+        assert_eq!(changed(&named(&files, &[]), &given).len(), ImageName::ALL.len());
         let mut other = files.clone();
         other[0].content = b"ARG DEBIAN_IMAGE=debian:other\nFROM ${DEBIAN_IMAGE}\n";
         assert_eq!(changed(&named(&files, &[]), &named(&other, &[])).len(), ImageName::ALL.len());

@@ -124,10 +124,7 @@ class Trainer(DetectionTrainer):
             time_ms=(now - self.step_began) * 1e3,
         )
         if not all(map(finite, (loss, *terms))):
-            raise Diverged(
-                f"the loss of step {self.steps} (epoch {self.epoch + 1}) is not finite; "
-                f"try `args.amp: false` or a lower `args.lr0` (now {self.args.lr0})"
-            )
+            raise Diverged(f"the loss of step {self.steps} (epoch {self.epoch + 1}) is not finite; {self.advice()}")
         self.steps += 1
         self.losses, self.terms, self.images = [], [], 0
         self.step_began = time.perf_counter()
@@ -146,8 +143,12 @@ class Trainer(DetectionTrainer):
     def _handle_nan_recovery(self, epoch):
         """The base class goes on from an older checkpoint, which is another trajectory: say so and end instead."""
         if self.fitness is not None and not finite(float(self.fitness)):
-            raise Diverged(f"the fitness of epoch {epoch + 1} is not finite; try `args.amp: false` or a lower `args.lr0`")
+            raise Diverged(f"the fitness of epoch {epoch + 1} is not finite; {self.advice()}")
         return False
+
+    def advice(self):
+        lower = f"a lower `args.lr0` (now {self.args.lr0}; it counts only with an `args.optimizer` of your choice)"
+        return f"try `args.amp: false` or {lower}" if self.amp else f"try {lower}"
 
     def end_epoch(self):
         leader = self.world.rank == 0
