@@ -24,6 +24,13 @@ pub enum Event {
         /// Its answer.
         message: String,
     },
+    /// The engine may not lift the limit on locked memory: containers of this run go without.
+    LimitKept {
+        /// Rank whose container was refused.
+        rank: u32,
+        /// The engine's answer.
+        message: String,
+    },
     /// A rank's agent or trainer said something.
     Told {
         /// Rank.

@@ -97,6 +97,9 @@ impl Screen {
             Event::EngineFailed { rank, operation: Operation::Remove, message } => {
                 self.line(&format!("rank {rank}: {message}"));
             }
+            Event::LimitKept { .. } => {
+                self.line("the engine may not lift the limit on locked memory: containers go without");
+            }
             Event::Signal(Signal::Interrupt | Signal::Terminate) => {
                 self.line("stopping; once more kills at once");
             }

@@ -245,8 +245,9 @@ fn idle_sentence(job: &Job, demand: Option<&Demand>, given: u32, used: u32, name
 /// Whether the devices are of one kind.
 fn alike(devices: &[Device]) -> bool {
     let kind = |device: &Device| match device.id.uuid() {
-        // A card of the same name may have another size, but what others left of its memory does not make it unlike.
-        Some(_) => (Some(device.name.clone()), None),
+        // By model: `GPU 0 (NVIDIA RTX A5000)` is like `GPU 1 (NVIDIA RTX A5000)`. What others left of a card's memory does
+        // not make it unlike.
+        Some(_) => (device.name.split_once('(').map(|(_, model)| model.to_owned()), None),
         None => (None, device.cpus),
     };
     devices.windows(2).all(|pair| kind(&pair[0]) == kind(&pair[1]))

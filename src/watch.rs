@@ -7,6 +7,8 @@ pub mod spool;
 pub mod state;
 
 use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use serde_json::json;
@@ -84,11 +86,15 @@ pub async fn watch(
     let growth = Growth::watch(&[&launch.events]).map_err(spool_error)?;
     let mut spools = Spools::new(&launch.events, ranks, launch.generation);
     let mut state = RunState::new(ranks, launch.grace);
+    if launch.specs.iter().any(|spec| spec.memlock) {
+        state = state.leader_first();
+    }
+    let limits = Limits::default();
     let (sender, mut receiver) = unbounded_channel();
     let begin = Instant::now();
 
     let first = state.begin();
-    perform(launch, journal, &sender, first)?;
+    perform(launch, journal, &sender, &limits, first)?;
     while !state.is_over() {
         let mut events = Vec::new();
         tokio::select! {
@@ -112,7 +118,7 @@ pub async fn watch(
             note(journal, launch.generation, &event)?;
             let actions = state.on_event(event.clone(), begin.elapsed());
             on(&event);
-            perform(launch, journal, &sender, actions)?;
+            perform(launch, journal, &sender, &limits, actions)?;
         }
     }
     Ok(state)
@@ -149,6 +155,7 @@ fn note(journal: &mut Journal, generation: u32, event: &Event) -> Result<(), Rec
         Event::EngineFailed { rank, operation, message } => {
             ("engine_failed", *rank, json!({ "operation": format!("{operation:?}"), "message": message }))
         }
+        Event::LimitKept { rank, message } => ("limit_kept", *rank, json!({ "message": message })),
         Event::Signal(signal) => {
             return journal.append("signal", json!({ "generation": generation, "signal": format!("{signal:?}") }));
         }
@@ -161,25 +168,27 @@ fn perform(
     launch: &Launch<'_>,
     journal: &mut Journal,
     sender: &UnboundedSender<Message>,
+    limits: &Limits,
     actions: Vec<Action>,
 ) -> Result<(), WatchError> {
     for action in actions {
         let engine = launch.engine.clone();
         let sender = sender.clone();
+        let limits = limits.clone();
         match action {
             Action::Create { rank } => {
                 let spec = launch.specs[rank as usize].clone();
                 let intent = json!({ "generation": launch.generation, "rank": rank, "container": spec.name });
                 journal.append("create", intent)?;
                 tokio::spawn(async move {
-                    let created = engine.create(&spec).await;
+                    let created = engine.create(&limits.kept(spec)).await;
                     tell(&sender, rank, Operation::Create, created.map(|_| ()), Event::Created { rank });
                 });
             }
             Action::Start { rank } => {
                 let spec = launch.specs[rank as usize].clone();
                 tokio::spawn(async move {
-                    let started = start(&engine, &spec).await;
+                    let started = start(&engine, &spec, rank, &limits, &sender).await;
                     let runs = started.is_ok();
                     tell(&sender, rank, Operation::Start, started, Event::Started { rank });
                     if runs {
@@ -234,13 +243,32 @@ fn tell(
     let _ = sender.send(Message::Happened(event));
 }
 
+/// Whether the engine refused to lift the limit on locked memory, as one without CAP_SYS_RESOURCE does. Known once the
+/// first container has started, and before the others are created.
+#[derive(Clone, Debug, Default)]
+struct Limits(Arc<AtomicBool>);
+
+impl Limits {
+    /// The container as this engine can have it.
+    fn kept(&self, spec: ContainerSpec) -> ContainerSpec {
+        ContainerSpec { memlock: spec.memlock && !self.0.load(Ordering::Relaxed), ..spec }
+    }
+}
+
 /// Starts a container; where the engine may not lift the limit on locked memory, one without that wish in its place.
-async fn start(engine: &Engine, spec: &ContainerSpec) -> Result<(), DockerError> {
+async fn start(
+    engine: &Engine,
+    spec: &ContainerSpec,
+    rank: u32,
+    limits: &Limits,
+    sender: &UnboundedSender<Message>,
+) -> Result<(), DockerError> {
     match engine.start(&spec.name).await {
         Err(error) if error.is_rlimit() && spec.memlock => {
-            tracing::warn!("{error}; going on without unlimited locked memory");
+            limits.0.store(true, Ordering::Relaxed);
+            let _ = sender.send(Message::Happened(Event::LimitKept { rank, message: error.to_string() }));
             engine.remove(&spec.name).await?;
-            engine.create(&ContainerSpec { memlock: false, ..spec.clone() }).await?;
+            engine.create(&limits.kept(spec.clone())).await?;
             engine.start(&spec.name).await
         }
         other => other,

@@ -15,7 +15,7 @@ fn job(text: &str) -> Job {
 fn gpus(count: u32) -> Vec<Device> {
     let gpu = |index| Device {
         id: DeviceId::Gpu { index, uuid: format!("GPU-{index}") },
-        name: "NVIDIA H200".into(),
+        name: format!("GPU {index} (NVIDIA H200)"),
         memory_budget_bytes: Some(140 << 30),
         memory_cap_bytes: None,
         cpus: None,

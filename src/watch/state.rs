@@ -17,6 +17,7 @@ pub const SEAL_TIME: Duration = Duration::from_millis(500);
 pub struct RunState {
     ranks: Vec<Rank>,
     grace: Duration,
+    leader_first: bool,
     gone: bool,
     /// How firmly the generation was asked to end, if it was, and when the next degree is due.
     ending: Option<(Ending, Option<Duration>)>,
@@ -107,7 +108,14 @@ impl RunState {
     #[must_use]
     pub fn new(ranks: u32, grace: Duration) -> Self {
         let ranks = (0..ranks).map(|_| Rank::default()).collect();
-        Self { ranks, grace, gone: false, ending: None, signal: None, arrivals: 0 }
+        Self { ranks, grace, leader_first: false, gone: false, ending: None, signal: None, arrivals: 0 }
+    }
+
+    /// Creates the others only when the leader runs: where its container may have to be made anew to start, those that
+    /// were already made to join it would look for the old one.
+    #[must_use]
+    pub fn leader_first(self) -> Self {
+        Self { leader_first: true, ..self }
     }
 
     /// The first actions.
@@ -160,6 +168,7 @@ impl RunState {
                 self.stage(rank, stage);
                 return self.fail(now);
             }
+            Event::LimitKept { .. } => return Vec::new(),
             Event::Told { rank, record } => return self.told(rank, record.event, now),
             Event::Ended { rank, code, oom_killed } => {
                 let by_us = self.ending.is_some();
@@ -241,11 +250,12 @@ impl RunState {
             return self.clear();
         }
         let leader = self.ranks[0].stage;
+        let joinable = if self.leader_first { Stage::Running } else { Stage::Created };
         let mut actions = Vec::new();
         for (number, rank) in (0..).zip(&mut self.ranks) {
             let follows = number > 0;
             match rank.stage {
-                Stage::Absent if !follows || leader >= Stage::Created => {
+                Stage::Absent if !follows || leader >= joinable => {
                     rank.stage = Stage::Creating;
                     actions.push(Action::Create { rank: number });
                 }

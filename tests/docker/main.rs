@@ -9,6 +9,7 @@ mod support;
 mod ending;
 mod engine;
 mod gang;
+mod gpu;
 mod hostile;
 mod inside;
 mod output;

@@ -72,6 +72,13 @@ impl Place {
         lines_of_json(&self.recorded("journal.jsonl"))
     }
 
+    /// The journal of a run that may just have begun.
+    pub fn journal_so_far(&self) -> Vec<Value> {
+        let journals = std::fs::read_dir(self.path().join("runs/job")).into_iter().flatten().flatten();
+        let texts = journals.filter_map(|run| std::fs::read_to_string(run.path().join("journal.jsonl")).ok());
+        texts.take(1).flat_map(|text| lines_of_json(&text)).collect()
+    }
+
     /// What the agents and trainers of a rank told.
     pub fn events(&self, rank: u32) -> Vec<Value> {
         lines_of_json(&self.recorded(&format!("events/rank-{rank}.events.jsonl")))
@@ -93,7 +100,7 @@ impl Place {
 /// Written as `job.yaml`, so that its runs are in `runs/job`.
 pub fn job(place: &Place, script: &str, more: &str) {
     let command = serde_json::json!(["bash", "-c", script]);
-    let devices = if more.contains("device:") { "" } else { "device: cpu:2\n" };
+    let devices = if more.contains("device:") || more.contains("gpus:") { "" } else { "device: cpu:2\n" };
     let network = if more.contains("network:") { "" } else { "network: none\n" };
     let text = format!("trainer: command\nimage: {}\n{devices}{network}command: {command}\n{more}\n", image());
     place.write("job.yaml", &text);

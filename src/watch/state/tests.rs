@@ -52,6 +52,17 @@ fn a_good_run_goes_from_create_to_remove() {
 }
 
 #[test]
+fn a_leader_that_may_be_made_anew_is_joined_when_it_runs() {
+    let mut state = RunState::new(3, Duration::from_secs(10)).leader_first();
+    assert_eq!(state.begin(), [Action::Create { rank: 0 }]);
+    assert_eq!(state.on_event(Event::Created { rank: 0 }, NOW), [Action::Start { rank: 0 }]);
+    assert_eq!(state.on_event(Event::LimitKept { rank: 0, message: "not permitted".into() }, NOW), []);
+    let others = [Action::Create { rank: 1 }, Action::Create { rank: 2 }];
+    assert_eq!(state.on_event(Event::Started { rank: 0 }, NOW), others);
+    assert_eq!(state.on_event(Event::Created { rank: 1 }, NOW), [Action::Start { rank: 1 }]);
+}
+
+#[test]
 fn trainers_start_once() {
     let mut state = running(2);
     assert_eq!(state.on_event(told(0, Told::Waiting), NOW), []);
