@@ -4,6 +4,7 @@
 //! Times are printed and kept, never judged here: only wrong results fail.
 
 #[path = "../tests/support/mod.rs"]
+#[expect(dead_code, reason = "each program uses its part")]
 mod support;
 
 mod common;

@@ -4,8 +4,10 @@
 //! Times are printed and kept, never judged here: only a missing or misplaced line fails.
 
 #[path = "../tests/support/mod.rs"]
+#[expect(dead_code, reason = "each program uses its part")]
 mod support;
 
+#[expect(dead_code, reason = "each program uses its part")]
 mod common;
 
 use std::fs::File;

@@ -1,10 +1,8 @@
 //! What the measurements share: medians, the machine, a file of results.
 
-#![allow(dead_code, reason = "each measurement uses its part")]
-
 use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use serde_json::{Value, json};
 

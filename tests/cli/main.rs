@@ -1,6 +1,7 @@
 //! The real program's command line, without an engine: exit codes, one message for one mistake, data on stdout.
 
 #[path = "../support/mod.rs"]
+#[expect(dead_code, reason = "each program uses its part")]
 mod support;
 
 mod asking;

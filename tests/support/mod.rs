@@ -1,7 +1,5 @@
 //! What the tests of the real binary share: a place of their own, the program, and a look at the engine.
 
-#![expect(dead_code, reason = "each test program uses its part")]
-
 use std::io::Read;
 use std::os::unix::process::ExitStatusExt;
 use std::path::{Path, PathBuf};

@@ -4,6 +4,7 @@
 //! The image is built first if it is missing, which takes minutes.
 
 #[path = "../support/mod.rs"]
+#[expect(dead_code, reason = "each program uses its part")]
 mod support;
 
 use std::path::Path;
