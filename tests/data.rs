@@ -4,6 +4,10 @@
 mod archive;
 #[path = "data/fetch.rs"]
 mod fetch;
+#[path = "data/jobs.rs"]
+mod jobs;
+#[path = "data/obtain.rs"]
+mod obtain;
 #[path = "data/server.rs"]
 mod server;
 #[path = "data/shapes.rs"]

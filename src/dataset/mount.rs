@@ -1,6 +1,6 @@
 //! Which folders of the host a container must see, so that every path of a data set means there what it means here.
 
-use std::collections::{BTreeSet, HashMap, HashSet};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::io;
 use std::path::{Component, Path, PathBuf};
 
@@ -47,7 +47,8 @@ pub struct Mount {
 /// The mounts gathered so far.
 #[derive(Debug, Default)]
 pub struct Mounts {
-    mounts: BTreeSet<Mount>,
+    /// Source by target: a place in the container can show one folder only.
+    mounts: BTreeMap<PathBuf, PathBuf>,
     /// Pairs that are known to be covered: 100,000 links lead to few folders.
     covered: HashSet<Mount>,
     canonical: HashMap<PathBuf, PathBuf>,
@@ -83,12 +84,12 @@ impl Mounts {
             let straight = self.canonicalize(path)?;
             return self.reach(&straight);
         }
-        let Some(mount) = self.mounts.iter().find(|mount| path.starts_with(&mount.target)).cloned() else {
+        let Some((target, source)) = path.ancestors().find_map(|target| self.mounts.get_key_value(target)) else {
             self.add(path)?;
             return Ok(End { target: path.to_owned(), source: self.canonicalize(path)?, is_dir: true });
         };
-        let below = path.strip_prefix(&mount.target).unwrap_or(Path::new("")).to_owned();
-        let mut end = End { target: mount.target, source: mount.source, is_dir: true };
+        let below = path.strip_prefix(target).unwrap_or(Path::new("")).to_owned();
+        let mut end = End { target: target.clone(), source: source.clone(), is_dir: true };
         for part in below.components() {
             end = self.follow(&end.target.join(part), &end.source.join(part))?;
         }
@@ -130,8 +131,8 @@ impl Mounts {
 
     fn cover(&mut self, mount: Mount) {
         if !self.covered.contains(&mount) {
-            if !self.mounts.iter().any(|other| holds(other, &mount)) {
-                self.mounts.insert(mount.clone());
+            if !holds(&self.mounts, &mount.target, &mount.source) {
+                self.mounts.entry(mount.target.clone()).or_insert_with(|| mount.source.clone());
             }
             self.covered.insert(mount);
         }
@@ -151,23 +152,22 @@ impl Mounts {
         let found = self.mounts.len();
         let mut mounts = without_nested(self.mounts);
         // The deepest ones give way to their parents first; `/mnt` and the like are the last resort.
-        let depth = |mount: &Mount| mount.target.components().count();
+        let depth = |path: &Path| path.components().count();
         while mounts.len() > MOST_MOUNTS {
-            let deepest = mounts.iter().filter(|mount| mount.source == mount.target).map(depth).max().unwrap_or(0);
+            let alike = mounts.iter().filter(|(target, source)| source == target);
+            let deepest = alike.map(|(target, _)| depth(target)).max().unwrap_or(0);
             if deepest <= 2 {
                 return Err(DataError::TooManyFolders(found));
             }
-            let lifted = mounts.into_iter().map(|mount| match mount.target.parent() {
-                Some(parent) if mount.source == mount.target && depth(&mount) == deepest => {
-                    Mount { target: parent.to_owned(), source: parent.to_owned() }
-                }
-                _ => mount,
+            let lifted = mounts.into_iter().map(|(target, source)| match target.parent() {
+                Some(parent) if source == target && depth(&target) == deepest => (parent.to_owned(), parent.to_owned()),
+                _ => (target, source),
             });
             mounts = without_nested(lifted.collect());
         }
-        match mounts.iter().find(|mount| is_forbidden(&mount.target)) {
-            Some(mount) => Err(DataError::Forbidden(mount.target.clone())),
-            None => Ok(mounts),
+        match mounts.keys().find(|target| is_forbidden(target)) {
+            Some(target) => Err(DataError::Forbidden(target.clone())),
+            None => Ok(mounts.into_iter().map(|(target, source)| Mount { target, source }).collect()),
         }
     }
 }
@@ -183,17 +183,20 @@ pub fn canonicalize(path: &Path) -> Result<PathBuf, DataError> {
     path.canonicalize().map_err(io_error(path))
 }
 
-/// Whether `inner` is visible through `outer` at the place where it is wanted.
-fn holds(outer: &Mount, inner: &Mount) -> bool {
-    inner.target.strip_prefix(&outer.target).is_ok_and(|below| outer.source.join(below) == inner.source)
+/// Whether one of the mounts shows `source` at `target`.
+fn holds(mounts: &BTreeMap<PathBuf, PathBuf>, target: &Path, source: &Path) -> bool {
+    target.ancestors().any(|outer| {
+        let below = target.strip_prefix(outer).unwrap_or(Path::new(""));
+        mounts.get(outer).is_some_and(|mounted| mounted.components().chain(below.components()).eq(source.components()))
+    })
 }
 
-fn without_nested(mounts: BTreeSet<Mount>) -> Vec<Mount> {
-    let mut kept: Vec<Mount> = Vec::new();
+fn without_nested(mounts: BTreeMap<PathBuf, PathBuf>) -> BTreeMap<PathBuf, PathBuf> {
+    let mut kept = BTreeMap::new();
     // Ordered by target: a folder comes before what is below it.
-    for mount in mounts {
-        if !kept.iter().any(|other| holds(other, &mount)) {
-            kept.push(mount);
+    for (target, source) in mounts {
+        if !holds(&kept, &target, &source) {
+            kept.insert(target, source);
         }
     }
     kept

@@ -124,7 +124,8 @@ fn data_yaml(set: &Set) -> String {
     }
     text.push_str("names:\n");
     for (index, name) in set.names.iter().enumerate() {
-        text.push_str(&format!("  {index}: {name}\n"));
+        // As JSON, which YAML reads the same, whatever the name has in it.
+        text.push_str(&format!("  {index}: {}\n", serde_json::Value::from(*name)));
     }
     text
 }

@@ -6,6 +6,8 @@ use std::time::Duration;
 
 use evenkeel_wire::env;
 
+/// How long a rank waits for its peers at most. All containers run before any of them starts this program: one that has
+/// not come after a minute is not on its way, however long a training may be patient.
 const DEFAULT_TIMEOUT: Duration = Duration::from_secs(60);
 /// Beyond any use, and far from where times overflow.
 const LONGEST_TIMEOUT: Duration = Duration::from_secs(7 * 24 * 3600);
@@ -19,7 +21,7 @@ pub struct Environment {
     pub world_size: u32,
     /// Rank 0's address and port; absent for a rank that is alone and was given none.
     pub master: Option<(String, u16)>,
-    /// How long to wait for peers.
+    /// How long to wait for peers; a minute at most.
     pub timeout: Duration,
     /// What the rank computes on.
     pub device: Device,
@@ -112,7 +114,7 @@ fn timeout(lookup: impl Fn(&str) -> Option<String>) -> Result<Duration, Environm
     let expected = "a number of seconds above 0, at most a week's";
     let Some(seconds) = optional::<f64>(&lookup, env::TIMEOUT, expected)? else { return Ok(DEFAULT_TIMEOUT) };
     match Duration::try_from_secs_f64(seconds) {
-        Ok(timeout) if !timeout.is_zero() && timeout <= LONGEST_TIMEOUT => Ok(timeout),
+        Ok(timeout) if !timeout.is_zero() && timeout <= LONGEST_TIMEOUT => Ok(timeout.min(DEFAULT_TIMEOUT)),
         _ => Err(unfit(env::TIMEOUT, seconds.to_string(), expected)),
     }
 }

@@ -64,6 +64,8 @@ pub fn main() -> ExitCode {
         // Every failure is told in one line below; libtorch would add a page to it.
         tch_distributed::set_log_level(LogLevel::Fatal);
     }
+    // Helper threads cost more than these tensors do: they spin for each other where other ranks want the cores.
+    tch::set_num_threads(1);
     let watchdog = Watchdog::start(environment.timeout, events.clone());
     match run(&environment, &events, &watchdog) {
         Ok(passed) => report(&environment, &events, passed),
