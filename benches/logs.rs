@@ -93,7 +93,10 @@ fn docker_logs() -> (f64, usize) {
     let file = place.path().join("logs");
     let script = format!("exec seq -f '0 line %.0f' {LINES}");
     let begin = Instant::now();
-    docker(&["run", "-d", "--network", "none", "--name", &name, &image(), "bash", "-c", &script]);
+    // Without rotation, which an engine's settings may ask for: a follower would lose most of the lines to it.
+    let whole = ["--log-driver", "json-file", "--log-opt", "max-size=-1", "--log-opt", "max-file=1"];
+    let run = ["run", "-d", "--network", "none", "--name", &name];
+    docker(&[&run[..], &whole, &[&image(), "bash", "-c", &script]].concat());
     let followed = Command::new("docker")
         .args(["logs", "-f", &name])
         .stdin(Stdio::null())

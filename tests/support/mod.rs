@@ -142,6 +142,16 @@ pub fn entries<'a>(journal: &'a [Value], kind: &str) -> Vec<&'a Value> {
     journal.iter().filter(|entry| entry["entry"] == kind).collect()
 }
 
+/// Identifiers of the runs of this place.
+fn runs(place: &Place) -> Vec<String> {
+    let entries = |path: &Path| std::fs::read_dir(path).into_iter().flatten().flatten().map(|entry| entry.path());
+    entries(&place.path().join("runs"))
+        .flat_map(|family| entries(&family).collect::<Vec<_>>())
+        .filter(|run| run.is_dir() && !run.is_symlink())
+        .filter_map(|run| run.file_name().map(|name| name.to_string_lossy().into_owned()))
+        .collect()
+}
+
 fn folders(path: &Path) -> Vec<PathBuf> {
     let entries = std::fs::read_dir(path).unwrap_or_else(|error| panic!("{}: {error}", path.display()));
     let mut found: Vec<PathBuf> = entries
@@ -281,8 +291,16 @@ pub fn containers(place: &Place) -> Vec<String> {
 #[track_caller]
 pub fn nothing_left(place: &Place) {
     assert_eq!(containers(place), Vec::<String>::new(), "containers were left behind");
-    assert_eq!(docker(&["network", "ls", "-q", "--filter", "name=evenkeel"]), "", "networks were left behind");
-    assert_eq!(docker(&["volume", "ls", "-q", "--filter", "name=evenkeel"]), "", "volumes were left behind");
+    // Others may have networks of evenkeel's, as a workbench has: ours would bear the run's name or its label.
+    let names = |kind: &str| {
+        let labelled = docker(&[kind, "ls", "-q", "--filter", "label=evenkeel.run"]);
+        assert_eq!(labelled, "", "a {kind} was left behind");
+        docker(&[kind, "ls", "--format", "{{.Name}}"])
+    };
+    let (networks, volumes) = (names("network"), names("volume"));
+    for run in runs(place) {
+        assert!(!networks.contains(&run) && !volumes.contains(&run), "{run} is left in\n{networks}\n{volumes}");
+    }
 }
 
 /// Waits until something holds; the limit is for a broken program, not for a slow one.
