@@ -37,6 +37,7 @@ fn build() -> Result<(), String> {
     shim.define("USE_C10D_GLOO", None)
         .define("_GLIBCXX_USE_CXX11_ABI", "1")
         .files(["csrc/guard.cpp", "csrc/store.cpp", "csrc/group.cpp", "csrc/gloo.cpp"])
+        .files(["csrc/ddp.cpp", "csrc/sync_batch_norm.cpp"])
         .try_compile("tch_distributed_shim")
         .map_err(|error| format!("failed to compile the shim against libtorch {TORCH_VERSION}: {error}"))?;
     // libtorch.so itself is not named: it needs libtorch_cuda.so, which a machine without a GPU need not have.

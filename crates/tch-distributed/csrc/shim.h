@@ -79,4 +79,45 @@ tchd_status tchd_work_wait(const tchd_work* work, int64_t timeout_ms) noexcept;
 tchd_status tchd_work_is_completed(const tchd_work* work, bool* out) noexcept;
 tchd_status tchd_work_drop(tchd_work* work) noexcept;
 
+// DDP and what goes with it (ddp.cpp). Lists of tensors are arrays of handles.
+struct tchd_ddp;
+
+enum tchd_hook : uint8_t { TCHD_HOOK_NONE = 0, TCHD_HOOK_FP16 = 1, TCHD_HOOK_BF16 = 2 };
+
+struct tchd_ddp_options {
+  int64_t first_bucket_bytes;
+  int64_t bucket_bytes;
+  bool find_unused_parameters;
+  bool static_graph;
+  bool gradient_as_bucket_view;
+  // A `tchd_hook`.
+  uint8_t hook;
+};
+
+// Equal for two handles of one tensor.
+const void* tchd_tensor_identity(const tchd_tensor* tensor) noexcept;
+tchd_status tchd_group_broadcast_coalesced(const tchd_group* group, const tchd_tensor* const* tensors, size_t count, int32_t root) noexcept;
+// Verifies the parameters, broadcasts parameters and buffers, registers the hooks. One name a parameter.
+tchd_status tchd_ddp_new(const tchd_group* group, const tchd_ddp_options* options, const tchd_tensor* const* parameters, const tchd_slice* names, size_t parameter_count, const tchd_tensor* const* buffers, size_t buffer_count, tchd_ddp** out) noexcept;
+// Around every forward pass; `after` only where the pass is to be synchronised.
+tchd_status tchd_ddp_before_forward(tchd_ddp* ddp, bool synchronise, bool send_buffers) noexcept;
+tchd_status tchd_ddp_after_forward(tchd_ddp* ddp, const tchd_tensor* const* outputs, size_t count) noexcept;
+tchd_status tchd_backward(const tchd_tensor* loss) noexcept;
+tchd_status tchd_ddp_zero_grad(tchd_ddp* ddp) noexcept;
+// Writes at most `capacity` sizes and says how many buckets there are.
+tchd_status tchd_ddp_bucket_bytes(const tchd_ddp* ddp, uint64_t* sizes, size_t capacity, size_t* count) noexcept;
+// Ends a gloo group whose gradients this rank will not complete, so that its peers do not wait for them. NCCL's own abort may
+// hang: there the watchdog, or whoever started the ranks, ends them.
+tchd_status tchd_ddp_fail(tchd_ddp* ddp) noexcept;
+tchd_status tchd_ddp_drop(tchd_ddp* ddp) noexcept;
+
+// SyncBatchNorm (sync_batch_norm.cpp).
+struct tchd_sync_group;
+
+// A group that only batch normalisation uses from then on.
+tchd_status tchd_sync_group_new(const tchd_group* group, tchd_sync_group** out) noexcept;
+tchd_status tchd_sync_group_drop(tchd_sync_group* group) noexcept;
+// `weight` and `bias`: both or neither are null. `out` is a new tensor that the caller owns.
+tchd_status tchd_sync_batch_norm(tchd_sync_group* group, const tchd_tensor* input, const tchd_tensor* weight, const tchd_tensor* bias, const tchd_tensor* running_mean, const tchd_tensor* running_var, double momentum, double eps, tchd_tensor** out) noexcept;
+
 } // extern "C"

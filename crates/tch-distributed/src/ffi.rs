@@ -13,7 +13,7 @@ macro_rules! opaque {
         }
     )*};
 }
-opaque!(StoreHandle GroupHandle WorkHandle TensorHandle);
+opaque!(StoreHandle GroupHandle WorkHandle TensorHandle DdpHandle SyncGroupHandle);
 
 #[repr(C)]
 pub(crate) struct Status {
@@ -59,6 +59,66 @@ impl Bytes {
         unsafe { tchd_free(self.data.cast()) };
         copy
     }
+}
+
+/// Mirrors `tchd_ddp_options`.
+#[repr(C)]
+pub(crate) struct DdpOptions {
+    pub(crate) first_bucket_bytes: i64,
+    pub(crate) bucket_bytes: i64,
+    pub(crate) find_unused_parameters: bool,
+    pub(crate) static_graph: bool,
+    pub(crate) gradient_as_bucket_view: bool,
+    pub(crate) hook: u8,
+}
+
+unsafe extern "C" {
+    pub(crate) fn tchd_tensor_identity(tensor: *const TensorHandle) -> *const c_void;
+    pub(crate) fn tchd_group_broadcast_coalesced(
+        group: *const GroupHandle,
+        tensors: *const *const TensorHandle,
+        count: usize,
+        root: i32,
+    ) -> Status;
+    pub(crate) fn tchd_ddp_new(
+        group: *const GroupHandle,
+        options: *const DdpOptions,
+        parameters: *const *const TensorHandle,
+        names: *const Slice,
+        parameter_count: usize,
+        buffers: *const *const TensorHandle,
+        buffer_count: usize,
+        out: *mut *mut DdpHandle,
+    ) -> Status;
+    pub(crate) fn tchd_ddp_before_forward(ddp: *mut DdpHandle, synchronise: bool, send_buffers: bool) -> Status;
+    pub(crate) fn tchd_ddp_after_forward(
+        ddp: *mut DdpHandle,
+        outputs: *const *const TensorHandle,
+        count: usize,
+    ) -> Status;
+    pub(crate) fn tchd_backward(loss: *const TensorHandle) -> Status;
+    pub(crate) fn tchd_ddp_zero_grad(ddp: *mut DdpHandle) -> Status;
+    pub(crate) fn tchd_ddp_bucket_bytes(
+        ddp: *const DdpHandle,
+        sizes: *mut u64,
+        capacity: usize,
+        count: *mut usize,
+    ) -> Status;
+    pub(crate) fn tchd_ddp_fail(ddp: *mut DdpHandle) -> Status;
+    pub(crate) fn tchd_ddp_drop(ddp: *mut DdpHandle) -> Status;
+    pub(crate) fn tchd_sync_group_new(group: *const GroupHandle, out: *mut *mut SyncGroupHandle) -> Status;
+    pub(crate) fn tchd_sync_group_drop(group: *mut SyncGroupHandle) -> Status;
+    pub(crate) fn tchd_sync_batch_norm(
+        group: *mut SyncGroupHandle,
+        input: *const TensorHandle,
+        weight: *const TensorHandle,
+        bias: *const TensorHandle,
+        running_mean: *const TensorHandle,
+        running_var: *const TensorHandle,
+        momentum: f64,
+        eps: f64,
+        out: *mut *mut TensorHandle,
+    ) -> Status;
 }
 
 unsafe extern "C" {

@@ -145,6 +145,27 @@ impl ProcessGroup {
         })
     }
 
+    /// Replaces `tensors` on every rank by those of rank `root`, many in one message. Their number, shapes and kinds must
+    /// agree between the ranks; kinds may be mixed, and a tensor need not be contiguous. Blocks until all are there.
+    ///
+    /// # Errors
+    ///
+    /// As [`ProcessGroup::broadcast`], and what [`Work::wait`] returns.
+    pub fn broadcast_coalesced(&self, tensors: &mut [Tensor], root: u32) -> Result<()> {
+        let (root, _) = ranks(root, self.world_size)?;
+        let mut handles = Vec::with_capacity(tensors.len());
+        for (i, tensor) in tensors.iter().enumerate() {
+            handles.push(sendable(tensor, &format!("broadcast_coalesced, tensor {i}"))?);
+        }
+        if handles.is_empty() {
+            return Ok(());
+        }
+        // SAFETY: group and tensors are alive for the call, which blocks; `handles` holds `handles.len()` of them.
+        let status =
+            unsafe { ffi::tchd_group_broadcast_coalesced(self.raw.as_ptr(), handles.as_ptr(), handles.len(), root) };
+        ffi::check(status, || "broadcast_coalesced".into())
+    }
+
     /// Ends on a rank only when all ranks have started it and their earlier collectives have ended.
     ///
     /// # Errors
@@ -180,6 +201,10 @@ impl ProcessGroup {
         ffi::check(status, || "shut down".into())
     }
 
+    pub(crate) fn as_ptr(&self) -> *const ffi::GroupHandle {
+        self.raw.as_ptr()
+    }
+
     fn start(
         &self,
         doing: &'static str,
@@ -207,8 +232,17 @@ fn ranks(rank: u32, world_size: u32) -> Result<(i32, i32)> {
     }
 }
 
-/// The tensor's handle, after what can be known on this rank has been checked.
+/// The tensor's handle, after what can be known on this rank has been checked: also that it lies in one piece.
 fn checked(tensor: &Tensor, doing: &str) -> Result<*const ffi::TensorHandle> {
+    let handle = sendable(tensor, doing)?;
+    if !tensor.is_contiguous() {
+        return Err(Error::InvalidArgument(format!("{doing}: a tensor that is not contiguous")));
+    }
+    Ok(handle)
+}
+
+/// The tensor's handle, if its device and kind are those that the group takes.
+pub(crate) fn sendable(tensor: &Tensor, doing: &str) -> Result<*const ffi::TensorHandle> {
     if !tensor.defined() {
         return Err(Error::InvalidArgument(format!("{doing}: an undefined tensor")));
     }
@@ -225,9 +259,6 @@ fn checked(tensor: &Tensor, doing: &str) -> Result<*const ffi::TensorHandle> {
         [Kind::Uint8, Kind::Int8, Kind::Int, Kind::Int64, Kind::Half, Kind::BFloat16, Kind::Float, Kind::Double];
     if !takes.contains(&kind) {
         return Err(Error::Unsupported(format!("{doing}: {kind:?} tensors in a gloo group")));
-    }
-    if !tensor.is_contiguous() {
-        return Err(Error::InvalidArgument(format!("{doing}: a tensor that is not contiguous")));
     }
     Ok(tensor.as_ptr().cast())
 }

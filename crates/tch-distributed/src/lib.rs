@@ -31,17 +31,22 @@
 //! Collectives of a [`ProcessGroup`] must start in the same order on all ranks, so a group is used by one thread at a
 //! time (`Send`, not `Sync`).
 
+mod agree;
+mod ddp;
 mod error;
 mod ffi;
 mod group;
 mod reduce;
 mod store;
+mod sync_batch_norm;
 mod work;
 
+pub use ddp::{Compression, Ddp, DdpOptions, Outputs, Peers};
 pub use error::{Error, Result};
 pub use group::{GlooOptions, Interface, ProcessGroup};
 pub use reduce::ReduceOp;
 pub use store::Store;
+pub use sync_batch_norm::{SyncBatchNorm, SyncGroup};
 pub use work::Work;
 
 use std::ffi::CStr;

@@ -3,6 +3,8 @@
 // Compiled into every test program anew; none of them uses all of it.
 #![allow(dead_code, clippy::allow_attributes, reason = "what is unused differs between the test programs")]
 
+pub mod net;
+
 use std::fs::File;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
