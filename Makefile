@@ -11,7 +11,7 @@ TORCH_CRATES := -p tch-distributed -p evenkeel-trainer
 
 .DEFAULT_GOAL := help
 .PHONY: help build train smoke images workbench workbench-down
-.PHONY: test test-lint test-host test-torch test-docker test-training check-long deny bench clean
+.PHONY: test test-lint test-host test-torch test-ddp-python test-docker test-training check-long deny bench bench-ddp clean
 
 help: ## This list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-16s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -38,7 +38,7 @@ workbench: build ## Jupyter and SSH in the training image
 workbench-down: ## The workbench, ended
 	compose/workbench.sh down
 
-test: test-lint test-host test-torch test-docker test-training ## Everything that a machine without a GPU can check
+test: test-lint test-host test-torch test-ddp-python test-docker test-training ## Everything that a machine without a GPU can check
 
 test-lint: ## Format and lints
 	$(CARGO) fmt --all --check
@@ -53,9 +53,16 @@ test-host: ## The controller, the agent and the command line, without an engine
 # The sources are in the image, which is named by their content; so nothing is mounted and nothing is left.
 test-torch: ## The crates on libtorch, inside the builder image
 	image=$$($(CARGO) run --quiet --locked -- image build builder) && \
-	docker run --rm --network none --shm-size 1g $$image sh -euc '\
+	docker run --rm --network none --shm-size 1g --env EVENKEEL_TEST_LONG $$image sh -euc '\
 	    cargo clippy --release --locked --offline --all-targets $(TORCH_CRATES) -- -D warnings; \
 	    cargo test --release --locked --offline $(TORCH_CRATES)'
+
+# Images are printed in the order they are asked for.
+DDP_PYTHON := images=$$($(CARGO) run --quiet --locked -- image build builder ultralytics) && \
+	crates/tch-distributed/tests/python/run.sh $$images
+
+test-ddp-python: ## Our DDP against Python's, and together with it, in one container
+	$(DDP_PYTHON) beside_python check.py
 
 test-docker: ## Containers on a real engine, as this user and as another one
 	$(CARGO) test --locked --no-run --test docker --test image
@@ -69,12 +76,16 @@ test-training: ## Trainings of a few minutes in the image that people train in
 	$(CARGO) test --locked --test training -- --test-threads 1 --nocapture
 
 check-long: ## What takes long, whole: make test runs samples of it
-	EVENKEEL_TEST_LONG=1 $(MAKE) test-docker test-training
+	EVENKEEL_TEST_LONG=1 $(MAKE) test-torch test-docker test-training
 	$(MAKE) bench
 
 bench: build ## Overhead and logs against the docker command, as ratios of one run
 	export EVENKEEL_TEST_IMAGE=$$($(EVENKEEL) image build debian) && \
 	$(CARGO) bench --locked --bench launch && $(CARGO) bench --locked --bench logs
+
+bench-ddp: ## Our DDP against Python's: steps a second, hidden communication; DEVICE=cuda on two GPUs
+	OUTPUT=$(CURDIR)/target/bench DOCKER_ARGS="--env EVENKEEL_BENCH_PAIRS --env EVENKEEL_BENCH_STEPS $(if $(filter cuda,$(DEVICE)),--gpus all)" && \
+	export OUTPUT DOCKER_ARGS && $(DDP_PYTHON) bench_ddp bench.py $(or $(DEVICE),cpu)
 
 deny: ## Licences and sources of the dependencies
 	command -v cargo-deny > /dev/null || $(CARGO) install --locked cargo-deny

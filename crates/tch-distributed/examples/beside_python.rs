@@ -26,8 +26,9 @@ fn main() -> Result<(), Failure> {
     tch::set_num_threads(1);
 
     let store = store(place, folder, world_size)?;
-    // The names that Python's `init_process_group` gives its default group.
-    let store = store.prefix("default_pg")?.prefix("0/")?.prefix("cpu/")?;
+    // The names that Python's `init_process_group` gives its default group on a store that it is handed (on one that it
+    // makes itself there is the prefix `default_pg` before them).
+    let store = store.prefix("0/")?.prefix("cpu/")?;
     let options = GlooOptions::new(Interface::Name("lo".into()), TIMEOUT);
     let group = ProcessGroup::gloo(&store, rank, world_size, &options)?;
 

@@ -1,5 +1,5 @@
-//! PyTorch's own distributed runtime (c10d) for programs on [`tch`]: stores, process groups and collectives of
-//! libtorch, without Python.
+//! PyTorch's own distributed runtime (c10d) for programs on [`tch`]: stores, process groups, collectives and the DDP
+//! reducer of libtorch, without Python.
 //!
 //! A [`Store`] is where ranks meet: a small key-value service. A [`ProcessGroup`] connects them; its collectives return
 //! a [`Work`] to wait for. Every failure is an [`Error`] that tells a deadline from a lost peer; no C++ exception
@@ -11,6 +11,16 @@
 //!
 //! ```no_run
 #![doc = include_str!("../examples/sum.rs")]
+//! ```
+//!
+//! # Training
+//!
+//! [`Ddp`] trains one model by all ranks of a group: each takes its part of the batch, and gradients are averaged while the
+//! backward pass runs. [`SyncBatchNorm`] takes its statistics over all of them. The program `examples/train.rs`, which the
+//! tests run, is this:
+//!
+//! ```no_run
+#![doc = include_str!("../examples/train.rs")]
 //! ```
 //!
 //! # libtorch

@@ -151,17 +151,16 @@ fn whole_batch(rank: &Rank) {
             for affine in [true, false] {
                 let place = format!("{kind:?}, {dimensions} dimensions, affine {affine}");
                 let mut alone_vs = nn::VarStore::new(Device::Cpu);
+                alone_vs.set_kind(kind);
                 let alone = one_process(&alone_vs, dimensions, affine);
                 let mut vs = nn::VarStore::new(Device::Cpu);
+                vs.set_kind(kind);
                 let layer = SyncBatchNorm::new(vs.root(), &group, CHANNELS, config(affine));
                 set(&layer.ws, &layer.bs);
-                alone_vs.set_kind(kind);
-                vs.set_kind(kind);
-
                 let whole = input(total, dimensions, kind, 1);
                 let slope = input(total, dimensions, kind, 2);
                 let (start, images, part) = own(rank, &whole);
-                let whole = whole.set_requires_grad(true);
+                let whole = whole.copy().set_requires_grad(true);
                 let expected = alone.forward_t(&whole, true);
                 (&expected * &slope).sum(kind).backward();
 

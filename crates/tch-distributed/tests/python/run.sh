@@ -5,6 +5,14 @@
 set -eu
 builder=$1 ultralytics=$2 example=$3 script=$4
 shift 4
+case "${DOCKER_ARGS:-}" in
+*--gpus*)
+    if ! nvidia-smi > /dev/null 2>&1; then
+        echo "this machine has no NVIDIA GPU: nothing was measured" >&2
+        exit 3
+    fi
+    ;;
+esac
 here=$(cd "$(dirname "$0")" && pwd)
 work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT

@@ -152,9 +152,15 @@ impl Ranks {
 
     /// Asserts that all ranks passed.
     pub fn pass(self) {
-        for (rank, outcome) in self.outcomes().into_iter().enumerate() {
-            outcome.assert_passed(rank);
-        }
+        // All that failed, as the first one may only have lost the one that is to blame.
+        let failed: Vec<_> = self
+            .outcomes()
+            .into_iter()
+            .enumerate()
+            .filter(|(_, outcome)| !outcome.passed())
+            .map(|(rank, outcome)| format!("rank {rank} ended with {}:\n{}", outcome.status, outcome.output))
+            .collect();
+        assert!(failed.is_empty(), "{}", failed.join("\n"));
     }
 }
 
@@ -169,10 +175,14 @@ impl Drop for Ranks {
 }
 
 impl Outcome {
-    /// Asserts that the case held in this rank, and that it ran at all.
+    /// Whether the case held in this rank, and ran at all.
+    pub fn passed(&self) -> bool {
+        self.status.success() && self.output.contains("1 passed")
+    }
+
+    /// Asserts it.
     pub fn assert_passed(&self, rank: usize) {
-        let passed = self.status.success() && self.output.contains("1 passed");
-        assert!(passed, "rank {rank} ended with {}:\n{}", self.status, self.output);
+        assert!(self.passed(), "rank {rank} ended with {}:\n{}", self.status, self.output);
     }
 }
 
