@@ -16,6 +16,7 @@
 #include <torch/csrc/distributed/c10d/ProcessGroup.hpp>
 #include <torch/csrc/distributed/c10d/comm.hpp>
 #include <torch/csrc/distributed/c10d/default_comm_hooks.hpp>
+#include <torch/csrc/distributed/c10d/logger.hpp>
 #include <torch/csrc/distributed/c10d/reducer.hpp>
 
 #include "guard.h"
@@ -86,14 +87,17 @@ class Bf16CompressHook : public c10d::CppCommHookInterface<Group> {
   }
 };
 
-// Destroying a reducer may throw, and a shared pointer's destructor may not.
-void destroy(c10d::Reducer* reducer) noexcept {
-  try {
-    delete reducer;
-  } catch (...) {
-    // All it does that can fail is removing hooks that are gone already.
+// Destroying a reducer or its logger may throw, and a shared pointer's destructor may not.
+struct Destroy {
+  template <class T>
+  void operator()(T* object) const noexcept {
+    try {
+      delete object;
+    } catch (...) {
+      // All that can fail is removing hooks that are gone already, and a log.
+    }
   }
-}
+};
 
 } // namespace
 
@@ -108,6 +112,9 @@ struct tchd_ddp {
   // Synchronised passes so far.
   uint64_t passes = 0;
   std::shared_ptr<c10d::Reducer> reducer;
+  // Nothing here reads it, but the reducer calls it, whether it is there or not, when the unused parameters change. Goes
+  // before the reducer.
+  std::shared_ptr<c10d::Logger> logger;
 };
 
 namespace {
@@ -188,7 +195,9 @@ extern "C" tchd_status tchd_ddp_new(const tchd_group* group, const tchd_ddp_opti
             /*skip_all_reduce_unused_params=*/false,
             /*use_python_reducer=*/false,
             /*bucket_bytes_cap_list=*/{}),
-        destroy);
+        Destroy());
+    ddp->logger = std::shared_ptr<c10d::Logger>(new c10d::Logger(ddp->reducer), Destroy());
+    ddp->reducer->set_logger(ddp->logger);
     if (ddp->static_graph) {
       ddp->reducer->set_static_graph();
     }
@@ -206,9 +215,7 @@ extern "C" tchd_status tchd_ddp_before_forward(tchd_ddp* ddp, bool synchronise, 
     if (!c10::GradMode::is_enabled()) {
       return;
     }
-    // A pass without synchronisation counts as well once the first one with it is over: as long as the reducer's count
-    // stands at one, it takes every gradient of a static graph for one of the first pass and waits for too many.
-    if (synchronise || (ddp->static_graph && ddp->passes > 0)) {
+    if (synchronise) {
       ddp->reducer->prepare_for_forward();
     }
     ddp->reducer->rebuild_buckets();
@@ -279,7 +286,7 @@ extern "C" tchd_status tchd_ddp_drop(tchd_ddp* ddp) noexcept {
       ddp->reducer->remove_autograd_hooks();
     }
   });
-  // Nothing in here throws: see `destroy`.
+  // Nothing in here throws: see `Destroy`.
   delete ddp;
   return removed;
 }

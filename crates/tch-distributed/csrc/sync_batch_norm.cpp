@@ -2,6 +2,7 @@
 // operations that every device has.
 #include <cstdint>
 #include <mutex>
+#include <optional>
 #include <string>
 #include <utility>
 #include <vector>
@@ -108,13 +109,15 @@ class SyncBatchNorm : public torch::autograd::Function<SyncBatchNorm> {
   static at::Tensor forward(
       torch::autograd::AutogradContext* context,
       const at::Tensor& input,
-      const at::Tensor& weight,
-      const at::Tensor& bias,
+      const std::optional<at::Tensor>& optional_weight,
+      const std::optional<at::Tensor>& optional_bias,
       const at::Tensor& running_mean,
       const at::Tensor& running_var,
       double momentum,
       double eps,
       const c10::intrusive_ptr<SyncGroup>& group) {
+    const auto weight = optional_weight.value_or(at::Tensor());
+    const auto bias = optional_bias.value_or(at::Tensor());
     const auto statistics = over_all_ranks(*group, input);
     move_towards(running_mean, statistics.mean, momentum);
     move_towards(running_var, statistics.variance * (statistics.count / (statistics.count - 1)), momentum);
@@ -172,8 +175,13 @@ class SyncBatchNorm : public torch::autograd::Function<SyncBatchNorm> {
   }
 };
 
-at::Tensor optional(const tchd_tensor* handle) {
-  return handle == nullptr ? at::Tensor() : *reinterpret_cast<const at::Tensor*>(handle);
+const at::Tensor& tensor(const tchd_tensor* handle) {
+  return *reinterpret_cast<const at::Tensor*>(handle);
+}
+
+// Absent, and not undefined: Function::apply asks every tensor for its device.
+std::optional<at::Tensor> optional(const tchd_tensor* handle) {
+  return handle == nullptr ? std::nullopt : std::make_optional(tensor(handle));
 }
 
 } // namespace
@@ -193,7 +201,7 @@ extern "C" tchd_status tchd_sync_group_drop(tchd_sync_group* group) noexcept {
 extern "C" tchd_status tchd_sync_batch_norm(tchd_sync_group* group, const tchd_tensor* input, const tchd_tensor* weight, const tchd_tensor* bias, const tchd_tensor* running_mean, const tchd_tensor* running_var, double momentum, double eps, tchd_tensor** out) noexcept {
   return guard([&] {
     auto output = SyncBatchNorm::apply(
-        optional(input), optional(weight), optional(bias), optional(running_mean), optional(running_var), momentum, eps, group->inner);
+        tensor(input), optional(weight), optional(bias), tensor(running_mean), tensor(running_var), momentum, eps, group->inner);
     *out = reinterpret_cast<tchd_tensor*>(new at::Tensor(std::move(output)));
   });
 }

@@ -52,7 +52,7 @@ pub struct DdpOptions {
     /// collective. A parameter that no rank used keeps the gradient it had.
     pub find_unused_parameters: bool,
     /// The same parameters take part in every pass, in the same order. Parameters that never do need no search then, and
-    /// parts of the model may be evaluated again in the backward pass (checkpointing).
+    /// parts of the model may be evaluated again in the backward pass (checkpointing). The first pass must be synchronised.
     pub static_graph: bool,
     /// Gradients are views of the buckets: saves one copy of all gradients. They cannot be reset by
     /// [`tch::Tensor::zero_grad`] or [`nn::Optimizer::zero_grad`]; use [`Ddp::zero_grad`].
@@ -134,6 +134,9 @@ pub struct Ddp<'g> {
     synchronise: bool,
     // Python's `require_forward_param_sync`: the pass before was a synchronised one.
     after_synchronised: bool,
+    static_graph: bool,
+    // A synchronised forward pass has been made.
+    passed: bool,
     // A synchronised forward pass has been made whose backward pass has not ended.
     pending: bool,
     failed: Option<Error>,
@@ -205,6 +208,8 @@ impl<'g> Ddp<'g> {
             broadcast_buffers: options.broadcast_buffers,
             synchronise: true,
             after_synchronised: true,
+            static_graph: options.static_graph,
+            passed: false,
             pending: false,
             failed: None,
         })
@@ -217,10 +222,17 @@ impl<'g> Ddp<'g> {
     ///
     /// # Errors
     ///
-    /// [`Error::InvalidArgument`] when a parameter got no gradient in the pass before, naming it; what a collective fails
-    /// with.
+    /// [`Error::InvalidArgument`] when a parameter got no gradient in the pass before; [`Error::Unsupported`] for a pass
+    /// under [`Ddp::no_sync`] as the first of a static graph; what a collective fails with.
     pub fn forward<T: Outputs>(&mut self, forward: impl FnOnce() -> T) -> Result<T> {
         self.refuse_after_failure()?;
+        if self.static_graph && !self.synchronise && !self.passed {
+            return Err(Error::Unsupported(
+                "ddp: a pass without synchronisation before the first one with it, under static_graph, which counts \
+                 gradients in its first pass"
+                    .into(),
+            ));
+        }
         let send_buffers = self.broadcast_buffers && self.after_synchronised;
         self.pending = true;
         // SAFETY: `raw` is a live reducer of ours.
@@ -230,6 +242,7 @@ impl<'g> Ddp<'g> {
         self.after_synchronised = self.synchronise;
         self.pending = self.synchronise;
         if self.synchronise {
+            self.passed = true;
             let outputs = output.tensors();
             let handles: Vec<_> = outputs.iter().map(|tensor| tensor.as_ptr().cast()).collect();
             // SAFETY: `raw` is a live reducer of ours, and `outputs` keeps the tensors alive for the call.

@@ -266,9 +266,16 @@ fn accumulation(rank: &Rank) {
     for options in ways() {
         let net = whole(rank);
         let mut ddp = Ddp::new(&group, &net.vs, &options).expect("all ranks come");
+        // Micro-batches of 2 images, as many on each rank as its number says, which is not the same.
+        let micro_batches = |rank: i64, step: u64| {
+            if options.static_graph && step == 0 { 1 } else { rank + 1 + i64::from(step % 2 == 1) }
+        };
+        if options.static_graph {
+            let early = ddp.no_sync(|ddp| ddp.forward(|| net.loss(&Batch::new(2, 0))).map(drop));
+            assert!(matches!(early, Err(Error::Unsupported(_))), "{early:?}");
+        }
         for step in 0..4 {
-            // Micro-batches of 2 images, as many on each rank as its number says, which is not the same.
-            let micro = i64::from(rank.rank) + 1 + i64::try_from(step % 2).expect("small");
+            let micro = micro_batches(i64::from(rank.rank), step);
             let batch = Batch::new(2 * 5 * world_size, step);
             let part = |i: i64| batch.part(2 * (5 * i64::from(rank.rank) + i), 2);
             ddp.no_sync(|ddp| {
@@ -287,10 +294,8 @@ fn accumulation(rank: &Rank) {
             let loss = ddp.forward(|| net.loss(&part(micro - 1))).expect("forward");
             ddp.backward(&loss).expect("backward");
             let expected = net.alone(|net| {
-                let all = (0..world_size).flat_map(|rank| {
-                    let micro = rank + 1 + i64::try_from(step % 2).expect("small");
-                    (0..micro).map(move |i| 2 * (5 * rank + i))
-                });
+                let all =
+                    (0..world_size).flat_map(|rank| (0..micro_batches(rank, step)).map(move |i| 2 * (5 * rank + i)));
                 all.map(|start| net.loss(&batch.part(start, 2))).reduce(|a, b| a + b).expect("a rank") / world_size
             });
             let found = distance(&net.gradients(), &without_branch(expected));
