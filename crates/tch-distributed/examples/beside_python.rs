@@ -48,7 +48,10 @@ fn main() -> Result<(), Failure> {
         }
     }
     let mut optimizer = nn::sgd(0.9, 0.0, 1e-4, false).build(&vs, 0.05)?;
-    let options = DdpOptions { peers: Peers::Python, ..Default::default() };
+    let layers = ["conv1", "norm1", "conv2", "norm2", "last"];
+    let names = layers.iter().flat_map(|layer| ["weight", "bias"].map(|variable| format!("{layer}.{variable}")));
+    let order = names.filter(|name| vs.variables().contains_key(name)).collect();
+    let options = DdpOptions { peers: Peers::Python(order), ..Default::default() };
     let mut ddp = Ddp::new(&group, &vs, &options)?;
 
     let images = read(&folder.join("images"))?.view([STEPS, i64::from(world_size), -1, 3, 16, 16]);

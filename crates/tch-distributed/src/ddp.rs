@@ -26,18 +26,19 @@ pub enum Compression {
 }
 
 /// What the other ranks run.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub enum Peers {
     /// This crate. Names, shapes and kinds of all variables are compared before anything else, and every rank is told
-    /// which one differs.
+    /// which one differs. Parameters are reduced in the order they were made.
     #[default]
     Rust,
-    /// Some run Python's `DistributedDataParallel`. Only what that compares is compared: number, shapes and kinds of the
-    /// parameters, in the order they were made. Rank 0 is not told of a difference, and waits.
+    /// Some run Python's `DistributedDataParallel`. Holds the names of the parameters, as the variable store has them, in
+    /// the order of Python's `named_parameters()`: tch makes a layer's bias before its weight, Python after it.
     ///
-    /// The model must have the same buffers in the same order, too: an `nn.BatchNorm2d` of Python's has one
-    /// (`num_batches_tracked`) that tch's lacks.
-    Python,
+    /// Only what Python compares is compared: number, shapes and kinds of the parameters; rank 0 is not told of a
+    /// difference but by the end of its peers. The buffers must be the same and, by name, in the same order: an
+    /// `nn.BatchNorm2d` of Python's has one (`num_batches_tracked`) that tch's lacks.
+    Python(Vec<String>),
 }
 
 /// How gradients are reduced. [`DdpOptions::default`] is what Python's `DistributedDataParallel` does without arguments.
@@ -154,7 +155,7 @@ impl<'g> Ddp<'g> {
     /// naming both; [`Error::Unsupported`] for a variable that the group's backend cannot send; what a collective fails
     /// with.
     pub fn new(group: &'g ProcessGroup, variables: &nn::VarStore, options: &DdpOptions) -> Result<Self> {
-        let State { parameters, buffers } = State::of(variables)?;
+        let State { parameters, buffers } = State::of(variables, &options.peers)?;
         let bytes = |bytes: u64, what: &str| {
             i64::try_from(bytes)
                 .ok()
@@ -377,14 +378,14 @@ impl Drop for Ddp<'_> {
 
 /// The variables of a store, in the order in which ranks agree on them.
 struct State {
-    /// Those that require a gradient, in the order they were made.
+    /// Those that require a gradient.
     parameters: Vec<(String, Tensor)>,
     /// The others, by name.
     buffers: Vec<(String, Tensor)>,
 }
 
 impl State {
-    fn of(variables: &nn::VarStore) -> Result<Self> {
+    fn of(variables: &nn::VarStore, peers: &Peers) -> Result<Self> {
         // A store lists what is trainable without names, and what has a name without an order.
         let mut named: HashMap<*const c_void, (String, Tensor)> = HashMap::new();
         for (name, tensor) in variables.variables() {
@@ -407,10 +408,26 @@ impl State {
         if parameters.is_empty() {
             return Err(Error::InvalidArgument("no variable requires a gradient".into()));
         }
+        if let Peers::Python(order) = peers {
+            sort(&mut parameters, order)?;
+        }
         let mut buffers: Vec<_> = named.into_values().collect();
         buffers.sort_by(|a, b| a.0.cmp(&b.0));
         Ok(Self { parameters, buffers })
     }
+}
+
+/// Puts `parameters` into `order`, which must name each of them and nothing else.
+fn sort(parameters: &mut [(String, Tensor)], order: &[String]) -> Result<()> {
+    let places: HashMap<&str, usize> = order.iter().enumerate().map(|(place, name)| (name.as_str(), place)).collect();
+    if let Some((name, _)) = parameters.iter().find(|(name, _)| !places.contains_key(name.as_str())) {
+        return Err(Error::InvalidArgument(format!("parameter `{name}` is not in Python's order")));
+    }
+    if let Some(name) = order.iter().find(|name| !parameters.iter().any(|(known, _)| known == *name)) {
+        return Err(Error::InvalidArgument(format!("Python's order has `{name}`, which no parameter has for a name")));
+    }
+    parameters.sort_by_key(|(name, _)| places[name.as_str()]);
+    Ok(())
 }
 
 fn identity(tensor: &Tensor) -> *const c_void {

@@ -151,11 +151,11 @@ fn whole_batch(rank: &Rank) {
             for affine in [true, false] {
                 let place = format!("{kind:?}, {dimensions} dimensions, affine {affine}");
                 let mut alone_vs = nn::VarStore::new(Device::Cpu);
-                alone_vs.set_kind(kind);
                 let alone = one_process(&alone_vs, dimensions, affine);
+                alone_vs.set_kind(kind);
                 let mut vs = nn::VarStore::new(Device::Cpu);
-                vs.set_kind(kind);
                 let layer = SyncBatchNorm::new(vs.root(), &group, CHANNELS, config(affine));
+                vs.set_kind(kind);
                 set(&layer.ws, &layer.bs);
                 let whole = input(total, dimensions, kind, 1);
                 let slope = input(total, dimensions, kind, 2);

@@ -30,6 +30,8 @@ pub const CLASSES: i64 = 5;
 impl Net {
     /// Weights follow from `seed`.
     pub fn new(seed: u64) -> Self {
+        // Ranks share the processors; several threads each would wait for one another.
+        tch::set_num_threads(1);
         let vs = nn::VarStore::new(Device::Cpu);
         let root = vs.root();
         let stride = nn::ConvConfig { stride: 2, ..Default::default() };
