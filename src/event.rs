@@ -54,6 +54,8 @@ pub enum Event {
     },
     /// A signal came for the controller.
     Signal(Signal),
+    /// The record cannot be kept, or the trainers not be told to start: the launch is given up.
+    Broken,
     /// The time that [`crate::watch::state::RunState::deadline`] named has come.
     Deadline,
 }

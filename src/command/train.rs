@@ -20,7 +20,7 @@ use crate::record::{Journal, RecordError, RunDir};
 use crate::settings::Settings;
 use crate::signal::Signals;
 use crate::watch::state::How;
-use crate::watch::{self, WatchError};
+use crate::watch::{self, Watched, WatchError};
 
 use super::prepare::{self, Prepared};
 
@@ -160,7 +160,7 @@ async fn train(
         grace: job.stop_grace_period,
     };
     let mut seals = Seals::default();
-    let state = watch::watch(&generation, &mut journal, signals, &mut |event| {
+    let Watched { state, trouble } = watch::watch(&generation, &mut journal, signals, &mut |event| {
         seals.hear(event);
         screen.event(event);
     })
@@ -176,16 +176,23 @@ async fn train(
         (None, Some(diagnosis)) => Outcome::Failed(diagnosis),
         (None, None) => Outcome::Done,
     };
-    run.adopt_output()?;
+    // From here on what cannot be written is told beside the outcome, never in its place.
+    let mut unwritten = run.adopt_output().map_err(WatchError::from);
     let ran = |rank| ends.iter().any(|end| end.rank == rank && !matches!(end.how, How::NotStarted { .. }));
     let logs = seals.verify(&run, ranks, ran);
-    journal.append("logs", json!(logs.iter().map(|log| &log.fact).collect::<Vec<_>>()))?;
-    journal.append("end", json!({ "exit_code": outcome.exit() as u8, "outcome": format!("{outcome:?}") }))?;
+    let facts = [
+        ("logs", json!(logs.iter().map(|log| &log.fact).collect::<Vec<_>>())),
+        ("end", json!({ "exit_code": outcome.exit() as u8, "outcome": format!("{outcome:?}") })),
+    ];
+    for (fact, detail) in facts {
+        unwritten = unwritten.and(journal.append(fact, detail).map_err(WatchError::from));
+    }
     let tail = match &outcome {
         Outcome::Failed(diagnosis) => tail(diagnosis.rank),
         _ => String::new(),
     };
-    let incomplete = logs.into_iter().filter_map(|log| log.complaint).collect();
+    let incomplete = trouble.or(unwritten.err()).map(|error| crate::error::chain(&error));
+    let incomplete = incomplete.into_iter().chain(logs.into_iter().filter_map(|log| log.complaint)).collect();
     Ok((outcome, Finished { run, metrics: screen.metrics(), tail, incomplete }))
 }
 

@@ -18,7 +18,9 @@ pub struct RunState {
     ranks: Vec<Rank>,
     grace: Duration,
     leader_first: bool,
-    gone: bool,
+    /// Whether the trainers were told to start.
+    under_way: bool,
+    broken: bool,
     /// How firmly the generation was asked to end, if it was, and when the next degree is due.
     ending: Option<(Ending, Option<Duration>)>,
     signal: Option<Signal>,
@@ -108,7 +110,7 @@ impl RunState {
     #[must_use]
     pub fn new(ranks: u32, grace: Duration) -> Self {
         let ranks = (0..ranks).map(|_| Rank::default()).collect();
-        Self { ranks, grace, leader_first: false, gone: false, ending: None, signal: None, arrivals: 0 }
+        Self { ranks, grace, leader_first: false, under_way: false, broken: false, ending: None, signal: None, arrivals: 0 }
     }
 
     /// Creates the others only when the leader runs: where its container may have to be made anew to start, those that
@@ -133,6 +135,18 @@ impl RunState {
     #[must_use]
     pub fn is_over(&self) -> bool {
         self.ranks.iter().all(|rank| rank.stage == Stage::Removed)
+    }
+
+    /// Whether the trainers were told to start.
+    #[must_use]
+    pub fn is_under_way(&self) -> bool {
+        self.under_way
+    }
+
+    /// Whether the launch was given up, see [`Event::Broken`].
+    #[must_use]
+    pub fn is_broken(&self) -> bool {
+        self.broken
     }
 
     /// Signal that ended the run, if one did.
@@ -177,6 +191,10 @@ impl RunState {
                 }
             }
             Event::Signal(signal) => return self.signalled(signal, now),
+            Event::Broken => {
+                self.broken = true;
+                return self.fail(now);
+            }
             Event::Deadline => {
                 if let Some((how, Some(due))) = self.ending {
                     if now >= due {
@@ -266,8 +284,8 @@ impl RunState {
                 _ => {}
             }
         }
-        if !self.gone && self.ranks.iter().all(|rank| rank.stage >= Stage::Running) {
-            self.gone = true;
+        if !self.under_way && self.ranks.iter().all(|rank| rank.stage >= Stage::Running) {
+            self.under_way = true;
             actions.push(Action::Go);
         }
         actions

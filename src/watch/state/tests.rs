@@ -24,7 +24,7 @@ fn running(ranks: u32) -> RunState {
     for rank in 0..ranks {
         state.on_event(Event::Started { rank }, NOW);
     }
-    assert!(state.gone, "trainers were told to start");
+    assert!(state.is_under_way(), "trainers were told to start");
     state
 }
 
