@@ -70,6 +70,14 @@ impl Failure {
         }
         text
     }
+
+    /// The same for programs.
+    #[must_use]
+    pub fn to_json(&self) -> serde_json::Value {
+        serde_json::json!({
+            "version": 1, "exit_code": self.code as u8, "error": chain(&*self.source), "hint": self.hint,
+        })
+    }
 }
 
 /// An error and its causes in one line, for what is told beside an outcome.

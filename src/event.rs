@@ -78,6 +78,8 @@ pub enum Signal {
     Interrupt,
     /// SIGTERM.
     Terminate,
+    /// SIGQUIT: Ctrl-\, which asks no twice.
+    Quit,
     /// SIGHUP: the terminal is gone.
     Hangup,
 }

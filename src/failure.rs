@@ -31,11 +31,21 @@ pub fn diagnose(ends: &[RankEnd], tail: impl Fn(u32) -> String) -> Option<Diagno
         judged.min_by_key(|(end, (class, _))| (*class == FailureClass::Collective, end.order))?;
     let exit = match (class, &end.how) {
         (FailureClass::OutOfMemoryDevice | FailureClass::OutOfMemoryHost, _) => ExitCode::OutOfMemory,
+        (_, How::NotStarted { message, .. }) if of_the_job(message).is_some() => ExitCode::BadRequest,
         (_, How::NotStarted { .. }) => ExitCode::MachineNotReady,
         _ => ExitCode::TrainingFailed,
     };
     let advice = advice(class, &message);
     Some(Diagnosis { rank: end.rank, class, message, advice, exit })
+}
+
+/// A trainer of ours that ended well without a single optimizer step has trained nothing, whatever its exit code says.
+#[must_use]
+pub fn no_step() -> Diagnosis {
+    let class = FailureClass::Code;
+    let message = "the trainer ended without an optimizer step".to_owned();
+    let advice = advice(class, &message);
+    Diagnosis { rank: 0, class, message, advice, exit: ExitCode::TrainingFailed }
 }
 
 fn judge(end: &RankEnd, tail: &str) -> (FailureClass, String) {
@@ -88,8 +98,20 @@ fn class_of(tail: &str) -> FailureClass {
     }
 }
 
+/// Advice on a container that could not start for what the job says of it, by the engine's words.
+fn of_the_job(message: &str) -> Option<&'static str> {
+    if message.contains("unable to find user") || message.contains("no matching entries in passwd") {
+        Some("the image has no such user: change `user:`, where a number always serves")
+    } else if message.contains("Cannot mkdir") || message.contains("not a directory") {
+        Some("change `working_dir:`, or the target of the volume that the message names")
+    } else {
+        None
+    }
+}
+
 fn advice(class: FailureClass, message: &str) -> String {
     match class {
+        FailureClass::Infrastructure if of_the_job(message).is_some() => of_the_job(message).unwrap_or_default(),
         FailureClass::OutOfMemoryDevice => {
             "set a smaller `batch.micro` (the target stays) or a smaller `imgsz`, or turn on `args.amp`"
         }
@@ -107,7 +129,7 @@ fn advice(class: FailureClass, message: &str) -> String {
             "free some disk, then run again"
         }
         FailureClass::Infrastructure => "look at the Docker engine, the disk and the network, then run again",
-        _ => "the log above has the trainer's own words",
+        _ => "the rank's log has the trainer's own words",
     }
     .to_owned()
 }

@@ -17,7 +17,7 @@ pub fn run(command: &cli::Dataset, json: bool) -> Result<ExitCode, Failure> {
         "written": set.written,
     });
     if json {
-        print(&value.to_string());
+        print(&value.to_string())?;
     } else if set.written {
         say(&format!("{}: {} training and {} validation images", set.data.display(), set.train, set.val));
     }

@@ -5,13 +5,22 @@ use std::sync::Mutex;
 
 use crate::dataset::{self, Places, ResolvedData, Wanted};
 use crate::error::{ExitCode, Failure};
-use crate::fetch::{FetchOptions, Fetcher, Progress, Stage};
+use crate::fetch::{Asset, FetchOptions, Fetcher, Progress, Stage};
 use crate::output::Screen;
 use crate::settings::Settings;
 
-/// The data set of this name or path.
+/// The data set at this path. Absent for one that is known by name and must be fetched.
+pub(super) fn local_data(named: &str) -> Result<Option<ResolvedData>, Failure> {
+    let places = places()?;
+    match dataset::wanted_data(named, &places.cwd) {
+        Wanted::Path(_) => Ok(Some(dataset::resolve(Path::new(named), &places)?)),
+        Wanted::Known(_) => Ok(None),
+    }
+}
+
+/// The data set of this name or path, fetched if need be.
 pub(super) async fn data(named: &str, settings: &Settings, screen: &mut Screen) -> Result<ResolvedData, Failure> {
-    let places = Places::from_env().map_err(|error| Failure::new(ExitCode::MachineNotReady, error))?;
+    let places = places()?;
     let yaml = match dataset::wanted_data(named, &places.cwd) {
         Wanted::Path(_) => PathBuf::from(named),
         Wanted::Known(set) => {
@@ -22,19 +31,26 @@ pub(super) async fn data(named: &str, settings: &Settings, screen: &mut Screen) 
     Ok(dataset::resolve(&yaml, &places)?)
 }
 
-/// The file of these weights.
-pub(super) async fn weights(named: &str, settings: &Settings, screen: &mut Screen) -> Result<PathBuf, Failure> {
+fn places() -> Result<Places, Failure> {
+    Places::from_env().map_err(|error| Failure::new(ExitCode::MachineNotReady, error))
+}
+
+/// Weights that are known by name, by which [`weights`] fetches them.
+pub(super) fn known_weights(named: &str) -> Result<&'static Asset<'static>, Failure> {
     match dataset::wanted_weights(named, Path::new("")) {
-        Wanted::Known(weights) => {
-            let screen = Mutex::new(screen);
-            Ok(fetcher(settings)?.file(weights, &|progress| show(&screen, progress)).await?)
-        }
+        Wanted::Known(weights) => Ok(weights),
         Wanted::Path(path) => {
             let known = dataset::catalog::weights_names();
             let message = format!("no model at `{}`", path.display());
             Err(Failure::bad(message).hint(format!("give a file, or weights that are known by name: {known}")))
         }
     }
+}
+
+/// The file of these weights, fetched if need be.
+pub(super) async fn weights(weights: &Asset<'_>, settings: &Settings, screen: &mut Screen) -> Result<PathBuf, Failure> {
+    let screen = Mutex::new(screen);
+    Ok(fetcher(settings)?.file(weights, &|progress| show(&screen, progress)).await?)
 }
 
 fn fetcher(settings: &Settings) -> Result<Fetcher, Failure> {

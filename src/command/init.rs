@@ -8,14 +8,14 @@ use crate::dataset::{self, Places};
 use crate::error::{ExitCode, Failure};
 use crate::output::{print, say};
 
-/// Writes a commented job for a data set.
-pub fn run(args: &cli::Init) -> Result<ExitCode, Failure> {
+/// Writes a commented job for a data set. As JSON the path of the file is printed; `-` prints the job itself.
+pub fn run(args: &cli::Init, json: bool) -> Result<ExitCode, Failure> {
     let places = Places::from_env().map_err(|error| Failure::new(ExitCode::MachineNotReady, error))?;
     let set = dataset::resolve(&args.data, &places)?;
     let text = dataset::job_for(&args.data.display().to_string(), &set);
     let path = args.output.clone().unwrap_or_else(|| PathBuf::from(format!("{}.yaml", dataset::name_of(&set))));
     if path.as_os_str() == "-" {
-        print(text.trim_end());
+        print(text.trim_end())?;
         return Ok(ExitCode::Done);
     }
     // Never over a job that somebody wrote.
@@ -24,6 +24,10 @@ pub fn run(args: &cli::Init) -> Result<ExitCode, Failure> {
         let failure = Failure::bad(JobFile { path: path.clone(), source });
         failure.hint("name another file with `--output`, or `--output -` to print")
     })?;
+    if json {
+        print(&serde_json::json!({ "version": 1, "job": path }).to_string())?;
+        return Ok(ExitCode::Done);
+    }
     let path = path.display();
     say(&format!("wrote {path}\nnext: evenkeel plan {path}, evenkeel train {path} --smoke"));
     Ok(ExitCode::Done)

@@ -95,8 +95,8 @@ impl Prepared {
         &self.resolved.job
     }
 
-    /// Finds volumes, data and weights; fetches those that are known by name.
-    pub async fn find_data(&mut self, settings: &Settings, screen: &mut Screen) -> Result<(), Failure> {
+    /// Finds what this machine has of volumes, data and weights. What is only known by name is left to [`Self::fetch`].
+    pub fn find(&mut self, screen: &Screen) -> Result<(), Failure> {
         for volume in &self.resolved.job.volumes {
             // One that only the engine may look into is left to it.
             let found = std::fs::metadata(&volume.source);
@@ -106,16 +106,48 @@ impl Prepared {
             }
         }
         if let Some(named) = &self.resolved.job.data {
-            let found = super::fetch::data(named, settings, screen).await?;
-            for warning in &found.warnings {
-                screen.line(&format!("warning: {warning}"));
-            }
-            self.data = Some(found);
+            self.data = super::fetch::local_data(named)?;
         }
         if self.resolved.job.trainer != Trainer::Command {
-            self.model = Some(model(&self.resolved.job.model, settings, screen).await?);
+            self.model = local_model(&self.resolved.job.model)?;
+        }
+        self.tell_warnings(screen);
+        Ok(())
+    }
+
+    /// Fetches data and weights that are known by name and not here yet. That can be gigabytes: it comes after whatever
+    /// could refuse the job.
+    pub async fn fetch(&mut self, settings: &Settings, screen: &mut Screen) -> Result<(), Failure> {
+        if let (None, Some(named)) = (&self.data, &self.resolved.job.data) {
+            self.data = Some(super::fetch::data(named, settings, screen).await?);
+            self.tell_warnings(screen);
+        }
+        let job = &self.resolved.job;
+        if self.model.is_none() && job.trainer != Trainer::Command {
+            let weights = super::fetch::known_weights(&job.model)?;
+            self.model = Some(mounted_model(&super::fetch::weights(weights, settings, screen).await?));
         }
         Ok(())
+    }
+
+    fn tell_warnings(&self, screen: &Screen) {
+        for warning in self.data.iter().flat_map(|data| &data.warnings) {
+            screen.line(&format!("warning: {warning}"));
+        }
+    }
+
+    /// Refuses paths that cannot be told to the engine, whose interface is JSON, before anything is made.
+    pub fn check_paths(&self) -> Result<(), Failure> {
+        let runs = std::path::absolute(&self.job().runs).unwrap_or_else(|_| self.job().runs.clone());
+        let volumes = self.job().volumes.iter().map(|volume| volume.source.clone());
+        let data = self.data_mounts().into_iter().map(|mount| mount.source);
+        match std::iter::once(runs).chain(volumes).chain(data).find(|path| path.to_str().is_none()) {
+            None => Ok(()),
+            Some(path) => {
+                let failure = Failure::bad(format!("the path `{}` is not UTF-8", path.display()));
+                Err(failure.hint("the engine can mount only paths that are: rename the folder, or work in another one"))
+            }
+        }
     }
 
     /// The plan, as a person reads it.
@@ -286,19 +318,18 @@ impl Prepared {
     }
 }
 
-/// A model by name (`yolov8n.yaml`), by path, or as weights that can be fetched.
-async fn model(named: &str, settings: &Settings, screen: &mut Screen) -> Result<Model, Failure> {
+/// A model by name (`yolov8n.yaml`) or by path. Absent: weights that can be fetched.
+fn local_model(named: &str) -> Result<Option<Model>, Failure> {
     let path = Path::new(named);
-    if !path.is_file() {
-        if named.ends_with(".yaml") || named.ends_with(".yml") {
-            // A configuration that the trainer brings along.
-            return Ok(Model { name: named.to_owned(), mount: None });
-        }
-        let fetched = super::fetch::weights(named, settings, screen).await?;
-        return Ok(mounted_model(&fetched));
+    if path.is_file() {
+        let absolute = path.canonicalize().map_err(|error| Failure::new(ExitCode::BadRequest, error))?;
+        return Ok(Some(mounted_model(&absolute)));
     }
-    let absolute = path.canonicalize().map_err(|error| Failure::new(ExitCode::BadRequest, error))?;
-    Ok(mounted_model(&absolute))
+    if named.ends_with(".yaml") || named.ends_with(".yml") {
+        // A configuration that the trainer brings along.
+        return Ok(Some(Model { name: named.to_owned(), mount: None }));
+    }
+    super::fetch::known_weights(named).map(|_| None)
 }
 
 fn mounted_model(path: &Path) -> Model {

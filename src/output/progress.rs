@@ -62,6 +62,20 @@ impl Progress {
         }
     }
 
+    /// What goes on before the first step, by the event that begins it.
+    #[must_use]
+    pub fn phase(&self, event: &Event) -> Option<&'static str> {
+        if !self.ranks.is_empty() {
+            return None;
+        }
+        match event {
+            Event::Started { command, .. } if command.iter().any(|word| word == "preflight") => Some("preflight"),
+            Event::Preflight { .. } | Event::Started { .. } => Some("starting the trainer"),
+            Event::Joined { .. } => Some("before the first step"),
+            _ => None,
+        }
+    }
+
     /// One line on where the training stands; none before its first step.
     #[must_use]
     pub fn status(&self) -> Option<String> {

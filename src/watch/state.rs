@@ -110,7 +110,16 @@ impl RunState {
     #[must_use]
     pub fn new(ranks: u32, grace: Duration) -> Self {
         let ranks = (0..ranks).map(|_| Rank::default()).collect();
-        Self { ranks, grace, leader_first: false, under_way: false, broken: false, ending: None, signal: None, arrivals: 0 }
+        Self {
+            ranks,
+            grace,
+            leader_first: false,
+            under_way: false,
+            broken: false,
+            ending: None,
+            signal: None,
+            arrivals: 0,
+        }
     }
 
     /// Creates the others only when the leader runs: where its container may have to be made anew to start, those that
@@ -232,9 +241,9 @@ impl RunState {
         }
         self.signal.get_or_insert(signal);
         match self.ending {
-            None => self.ask(Ending::Gracefully, now),
+            None if signal != Signal::Quit => self.ask(Ending::Gracefully, now),
             Some((Ending::ByForce, _)) => Vec::new(),
-            Some(_) => self.ask(Ending::ByForce, now),
+            None | Some(_) => self.ask(Ending::ByForce, now),
         }
     }
 

@@ -120,6 +120,24 @@ fn the_second_ctrl_c_kills() {
 }
 
 #[test]
+fn ctrl_backslash_kills_at_once() {
+    assert_eq!(running(1).on_event(Event::Signal(Signal::Quit), NOW), [ask(0, Ending::ByForce)]);
+}
+
+#[test]
+fn a_launch_that_cannot_be_recorded_is_given_up() {
+    let mut state = RunState::new(2, Duration::from_secs(10));
+    state.begin();
+    state.on_event(Event::Created { rank: 0 }, NOW);
+    state.on_event(Event::Started { rank: 0 }, NOW);
+    assert_eq!(state.on_event(Event::Broken, NOW), [ask(0, Ending::AtOnce)]);
+    assert!(state.is_broken() && !state.is_under_way());
+    state.on_event(exit(0, None, Some(9), true), NOW);
+    let removes = [Action::Remove { rank: 0 }, Action::Remove { rank: 1 }];
+    assert_eq!(state.on_event(Event::Created { rank: 1 }, NOW), removes);
+}
+
+#[test]
 fn ctrl_c_before_anything_exists_leaves_nothing() {
     let mut state = RunState::new(2, Duration::from_secs(10));
     state.begin();
