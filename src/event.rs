@@ -23,6 +23,8 @@ pub enum Event {
         operation: Operation,
         /// Its answer.
         message: String,
+        /// Whether the engine answered at all: without an answer, the thing may have been done.
+        answered: bool,
     },
     /// The engine may not lift the limit on locked memory: containers of this run go without.
     LimitKept {
@@ -46,6 +48,8 @@ pub enum Event {
         code: Option<i64>,
         /// Whether the engine saw the kernel kill something for memory.
         oom_killed: bool,
+        /// Last words of an agent that could not do its own work.
+        words: Option<String>,
     },
     /// A rank's container is removed.
     Removed {

@@ -27,6 +27,8 @@ pub struct Screen {
     plain: bool,
     progress: Progress,
     last: Option<(Instant, u32)>,
+    /// How often somebody asked for the end.
+    signals: u32,
 }
 
 impl Screen {
@@ -46,7 +48,7 @@ impl Screen {
         });
         // A terminal that cannot change a line (TERM=dumb), or none at all, gets lines.
         let bar = bar.filter(|bar| !bar.is_hidden());
-        Self { plain: bar.is_none() && mode != Mode::Quiet, bar, progress: Progress::default(), last: None }
+        Self { plain: bar.is_none() && mode != Mode::Quiet, bar, progress: Progress::default(), last: None, signals: 0 }
     }
 
     /// A line that stays. Errors and outcomes are said in every mode; see [`say`].
@@ -112,15 +114,20 @@ impl Screen {
                     self.now_and_then(&status);
                 }
             }
-            Event::EngineFailed { rank, operation: Operation::Remove, message } => {
+            Event::EngineFailed { rank, operation: Operation::Remove, message, .. } => {
                 self.line(&format!("rank {rank}: {message}"));
             }
             Event::LimitKept { .. } => {
                 self.line("the engine may not lift the limit on locked memory: containers go without");
             }
-            Event::Signal(Signal::Quit) => self.line("killing"),
-            Event::Signal(Signal::Interrupt | Signal::Terminate) => {
-                self.line("stopping; once more kills at once");
+            Event::Signal(Signal::Hangup) => {}
+            Event::Signal(signal) => {
+                self.signals += 1;
+                match (signal, self.signals) {
+                    (Signal::Quit, 1) | (_, 2) => self.line("killing; once more leaves the rest to the engine"),
+                    (_, 1) => self.line("stopping; once more kills at once"),
+                    _ => {}
+                }
             }
             _ => {}
         }

@@ -80,8 +80,14 @@ enum Message {
         rank: u32,
         code: Option<i64>,
         oom_killed: bool,
+        words: Option<String>,
     },
 }
+
+/// How often the spools are read though nothing said that they grew: not every file system tells.
+const TICK: Duration = Duration::from_secs(1);
+/// How long to wait before asking an engine again that gave no answer.
+const AGAIN: Duration = Duration::from_millis(500);
 
 /// Launches a generation and stays with it until its last container is gone. `on` hears every event, in order, after
 /// the state machine did.
@@ -117,19 +123,17 @@ pub async fn watch(
             tokio::select! {
                 message = next(&mut receiver) => match message {
                     Message::Happened(event) => events.push(event),
-                    Message::ContainerEnded { rank, code, oom_killed } => {
-                        hands.read(&mut spools, rank, &mut events);
-                        events.push(Event::Ended { rank, code, oom_killed });
+                    Message::ContainerEnded { rank, code, oom_killed, words } => {
+                        events.extend(hands.read(&mut spools));
+                        events.push(Event::Ended { rank, code, oom_killed, words });
                     }
                 },
                 grown = growth.changed(), if followed => {
-                    // What cannot be followed is read when its container ends.
                     followed = grown.is_ok();
                     hands.followed(grown);
-                    for rank in 0..ranks {
-                        hands.read(&mut spools, rank, &mut events);
-                    }
+                    events.extend(hands.read(&mut spools));
                 }
+                () = tokio::time::sleep(TICK) => events.extend(hands.read(&mut spools)),
                 signal = signals.next() => events.push(Event::Signal(signal)),
                 () = until(begin, state.deadline()) => events.push(Event::Deadline),
             }
@@ -185,13 +189,11 @@ impl Hands<'_> {
         self.keep(outcome.map_err(|source| WatchError::Spool { folder, source }));
     }
 
-    fn read(&mut self, spools: &mut Spools, rank: u32, events: &mut Vec<Event>) {
-        match spools.read(rank) {
-            Ok(records) => {
-                events.extend(records.into_iter().map(|record| Event::Told { rank, record: Box::new(record) }));
-            }
-            Err(error) => self.followed(Err(error)),
-        }
+    /// What all ranks have told since the last time, in the order in which they did.
+    fn read(&mut self, spools: &mut Spools) -> Vec<Event> {
+        let (records, outcome) = spools.read_all();
+        self.followed(outcome);
+        records.into_iter().map(|record| Event::Told { rank: record.rank, record: Box::new(record) }).collect()
     }
 
     fn journal(&mut self, entry: &str, detail: serde_json::Value) {
@@ -206,10 +208,10 @@ impl Hands<'_> {
             Event::Created { rank } => ("created", *rank, json!(null)),
             Event::Started { rank } => ("started", *rank, json!(null)),
             Event::Removed { rank } => ("removed", *rank, json!(null)),
-            Event::Ended { rank, code, oom_killed } => {
-                ("ended", *rank, json!({ "code": code, "oom_killed": oom_killed }))
+            Event::Ended { rank, code, oom_killed, words } => {
+                ("ended", *rank, json!({ "code": code, "oom_killed": oom_killed, "words": words }))
             }
-            Event::EngineFailed { rank, operation, message } => {
+            Event::EngineFailed { rank, operation, message, .. } => {
                 ("engine_failed", *rank, json!({ "operation": format!("{operation:?}"), "message": message }))
             }
             Event::LimitKept { rank, message } => ("limit_kept", *rank, json!({ "message": message })),
@@ -241,7 +243,7 @@ impl Hands<'_> {
             // Without its intent on disk, nobody would look for the container after a crash.
             let message = error.to_string();
             self.keep(Err(error.into()));
-            let event = Event::EngineFailed { rank, operation: Operation::Create, message };
+            let event = Event::EngineFailed { rank, operation: Operation::Create, message, answered: true };
             let _ = self.sender.send(Message::Happened(event));
             return;
         }
@@ -261,7 +263,8 @@ impl Hands<'_> {
             tell(&sender, rank, Operation::Start, started, Event::Started { rank });
             if runs {
                 let (code, oom_killed) = ended(&engine, &spec.name).await;
-                let _ = sender.send(Message::ContainerEnded { rank, code, oom_killed });
+                let words = if code == Some(AGENT_FAILED) { agents_words(&engine, &spec.name).await } else { None };
+                let _ = sender.send(Message::ContainerEnded { rank, code, oom_killed, words });
             }
         });
     }
@@ -288,8 +291,13 @@ impl Hands<'_> {
         self.journal("ask", json!({ "generation": self.launch.generation, "rank": rank, "signal": signal }));
         let engine = self.launch.engine.clone();
         tokio::spawn(async move {
-            if let Err(error) = engine.signal(&name, signal).await {
-                tracing::warn!("{error}");
+            // One that has ended meanwhile takes every signal, so this ends when the engine answers again.
+            while let Err(error) = engine.signal(&name, signal).await {
+                tracing::info!("{error}");
+                if error.is_answer() {
+                    break;
+                }
+                tokio::time::sleep(AGAIN).await;
             }
         });
     }
@@ -313,7 +321,7 @@ fn tell(
 ) {
     let event = match outcome {
         Ok(()) => done,
-        Err(error) => Event::EngineFailed { rank, operation, message: error.to_string() },
+        Err(error) => Event::EngineFailed { rank, operation, answered: error.is_answer(), message: error.to_string() },
     };
     // The receiver is gone only when the loop is.
     let _ = sender.send(Message::Happened(event));
@@ -359,20 +367,31 @@ async fn ended(engine: &Engine, name: &str) -> (Option<i64>, bool) {
         match engine.inspect(name).await {
             Ok(status) if !status.running => return (Some(status.exit_code), status.oom_killed),
             Err(error) if error.is_not_found() => return (None, false),
-            Ok(_) | Err(_) => tokio::time::sleep(Duration::from_millis(500)).await,
+            Ok(_) | Err(_) => tokio::time::sleep(AGAIN).await,
         }
     }
 }
 
-/// Removes a container. A busy disk can hold one back for a moment.
+/// Exit code of an agent that could not do its own work.
+const AGENT_FAILED: i64 = 125;
+
+/// What an agent said that could not do its own work. The container's log goes with the container.
+async fn agents_words(engine: &Engine, name: &str) -> Option<String> {
+    const LINES: u32 = 20;
+    let log = engine.last_words(name, LINES).await.ok()?;
+    log.lines().rev().find_map(|line| line.strip_prefix("evenkeel-agent: ")).map(str::to_owned)
+}
+
+/// Removes a container. A busy disk can hold one back for a moment; an engine that is away, or restarting, for longer.
 async fn remove(engine: &Engine, name: &str) -> Result<(), DockerError> {
-    const TRIES: u32 = 5;
+    const BUSY: u32 = 5;
+    const AWAY: u32 = 120;
     let mut tries = 1;
     loop {
         match engine.remove(name).await {
-            Err(error) if tries < TRIES => {
-                tracing::debug!("{error}; trying again");
-                tokio::time::sleep(Duration::from_millis(200)).await;
+            Err(error) if tries < if error.is_answer() { BUSY } else { AWAY } => {
+                tracing::info!("{error}; trying again");
+                tokio::time::sleep(AGAIN).await;
                 tries += 1;
             }
             other => return other,

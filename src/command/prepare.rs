@@ -19,7 +19,7 @@ use crate::job::{self, Containers, Job, Micro, Network, ResolvedJob, Trainer};
 use crate::launch::{Mount, RankDevice};
 use crate::output::Screen;
 use crate::plan::{self, Abilities, Plan};
-use crate::record::RunDir;
+use crate::record::{RecordError, RunDir};
 use crate::settings::Settings;
 
 /// The CUDA that our images hold.
@@ -249,6 +249,13 @@ impl Prepared {
         run.write("plan.json", &pretty(&self.plan))?;
         run.write("job.json", &pretty(&self.trainer_job(run, generation, program)))?;
         Ok(())
+    }
+
+    /// Writes the plan again, with something that turned out when it was carried out.
+    pub fn plan_with(&self, run: &RunDir, warning: &str) -> Result<(), RecordError> {
+        let mut plan = self.plan.clone();
+        plan.warnings.push(warning.to_owned());
+        run.write("plan.json", &pretty(&plan)).map(|_| ())
     }
 
     fn trainer_job(&self, run: &RunDir, generation: u32, _program: &Program) -> TrainerJob {

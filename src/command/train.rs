@@ -27,8 +27,8 @@ use super::prepare::{self, Prepared};
 /// Trains what the job describes.
 pub async fn run(args: &cli::Train, settings: &Settings, mut screen: Screen, json: bool) -> Result<ExitCode, Failure> {
     let begin = Instant::now();
-    // Before the signals are ours: whoever waits for a job on a slow disk can end us as any program.
-    let prepared = plan(args, settings)?;
+    // Before the signals are ours: whoever waits for a job or data on a slow disk can end us as any program.
+    let prepared = plan(args, settings, &screen)?;
     let mut signals = Signals::take().map_err(|error| Failure::new(ExitCode::MachineNotReady, error))?;
     let ready = tokio::select! {
         ready = get_ready(prepared, settings, &mut screen) => ready?,
@@ -47,12 +47,17 @@ pub async fn run(args: &cli::Train, settings: &Settings, mut screen: Screen, jso
         wait_for(printer, &mut signals).await;
     }
     conclude(&ready, &outcome, &run, time, &screen, json)?;
-    Ok(outcome.exit())
+    // Containers that hold GPUs are no good end, whatever the trainers did.
+    Ok(if run.left.is_empty() || outcome.exit() != ExitCode::Done { outcome.exit() } else { ExitCode::MachineNotReady })
 }
 
-fn plan(args: &cli::Train, settings: &Settings) -> Result<Prepared, Failure> {
+fn plan(args: &cli::Train, settings: &Settings, screen: &Screen) -> Result<Prepared, Failure> {
     let inventory = super::devices::inventory(settings);
-    prepare::job(&args.job, inventory, settings.cuda_visible_devices.as_deref(), args.smoke)
+    let mut prepared = prepare::job(&args.job, inventory, settings.cuda_visible_devices.as_deref(), args.smoke)?;
+    prepared.find(screen)?;
+    prepared.check_paths()?;
+    screen.line(prepared.describe().trim_end());
+    Ok(prepared)
 }
 
 /// The next signal that asks for an end. A lost terminal is none.
@@ -80,18 +85,19 @@ struct Ready {
     image: prepare::Program,
 }
 
-/// What is quick to find wrong comes first, what takes gigabytes last.
+/// What could refuse the job comes first, what takes gigabytes last.
 async fn get_ready(mut prepared: Prepared, settings: &Settings, screen: &mut Screen) -> Result<Ready, Failure> {
-    prepared.find(screen)?;
-    prepared.check_paths()?;
-    screen.line(prepared.describe().trim_end());
     let engine = super::connect(settings).await?;
     let info = engine.info().await?;
     prepared.check_machine(settings, &info)?;
     prepared.fetch(settings, screen).await?;
     let image = prepared.image(&engine, settings, screen).await?;
-    let traits =
-        EngineTraits { rootless: info.rootless, userns_remap: info.userns_remap, memory_bytes: info.memory_bytes };
+    let traits = EngineTraits {
+        rootless: info.rootless,
+        userns_remap: info.userns_remap,
+        memory_bytes: info.memory_bytes,
+        log_driver: info.log_driver,
+    };
     Ok(Ready { prepared, engine, traits, image })
 }
 
@@ -119,6 +125,8 @@ struct Finished {
     metrics: std::collections::BTreeMap<String, f64>,
     /// Last lines of the culprit's log, as a terminal would show them.
     tail: String,
+    /// Names of containers that the engine did not remove.
+    left: Vec<String>,
     /// Still printing what the ranks wrote.
     printer: Option<Printer>,
     incomplete: Vec<String>,
@@ -155,8 +163,8 @@ async fn train(
         agent: &agent,
         devices: &devices,
         data: &data,
-        caller: settings.caller,
-        engine: ready.traits,
+        caller: settings.caller.clone(),
+        engine: ready.traits.clone(),
         master_port: prepared.master_port(),
         caller_environment: &settings.all,
     });
@@ -178,8 +186,10 @@ async fn train(
         grace: job.stop_grace_period,
     };
     let mut seals = Seals::default();
+    let mut limit_kept = false;
     let Watched { state, trouble } = watch::watch(&generation, &mut journal, signals, &mut |event| {
         seals.hear(event);
+        limit_kept |= matches!(event, Event::LimitKept { .. });
         screen.event(event);
     })
     .await?;
@@ -195,6 +205,10 @@ async fn train(
     };
     // From here on what cannot be written is told beside the outcome, never in its place.
     let mut unwritten = run.adopt_output().map_err(WatchError::from);
+    if limit_kept {
+        let plan = prepared.plan_with(&run, "locked memory is limited: the engine may not lift the limit");
+        unwritten = unwritten.and(plan.map_err(WatchError::from));
+    }
     let ran = |rank| ends.iter().any(|end| end.rank == rank && !matches!(end.how, How::NotStarted { .. }));
     let logs = seals.verify(&run, ranks, ran);
     let facts = [
@@ -208,9 +222,10 @@ async fn train(
         Outcome::Failed(diagnosis) => tail(diagnosis.rank),
         _ => String::new(),
     };
+    let left = state.left().into_iter().map(|rank| specs[rank as usize].name.clone()).collect();
     let incomplete = trouble.or(unwritten.err()).map(|error| crate::error::chain(&error));
     let incomplete = incomplete.into_iter().chain(logs.into_iter().filter_map(|log| log.complaint)).collect();
-    Ok((outcome, Finished { run, metrics: screen.metrics(), tail, printer, incomplete }))
+    Ok((outcome, Finished { run, metrics: screen.metrics(), tail, printer, incomplete, left }))
 }
 
 /// Lets the printer print what is left, unless the user has enough.
@@ -307,6 +322,10 @@ fn conclude(
     }
     for complaint in &finished.incomplete {
         screen.line(complaint);
+    }
+    if !finished.left.is_empty() {
+        let names = finished.left.join(" ");
+        say(&format!("the engine did not remove every container; when it answers again: docker rm -f {names}"));
     }
     match outcome {
         Outcome::Done => {

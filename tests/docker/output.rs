@@ -216,7 +216,7 @@ fn what_a_program_tells_is_heard() {
     let ended = place.run(&["train", "job.yaml"]).with_code(0).saying("a remark of the trainer").saying("mAP50 0.875");
     assert!(ended.stderr.contains("no event"), "what is not understood is said:\n{}", ended.stderr);
     let kinds: Vec<Value> = place.events(0).iter().map(|event| event["event"]["kind"].clone()).collect();
-    assert_eq!(kinds, ["waiting", "started", "note", "note", "metrics", "exit"].map(Value::from));
+    assert_eq!(kinds, ["waiting", "started", "note", "note", "metrics", "ended", "exit"].map(Value::from));
 
     let again = Place::new();
     job(&again, &script, "");

@@ -170,7 +170,7 @@ fn read(line: &Line<'_>) -> Event {
     let (bytes, why) = match line {
         Line::TooLong(bytes) => (*bytes, "is too long".to_owned()),
         Line::Whole(bytes) => match serde_json::from_slice::<Event>(bytes) {
-            Ok(Event::Waiting | Event::Started { .. } | Event::Exit { .. }) => {
+            Ok(Event::Waiting | Event::Started { .. } | Event::Ended { .. } | Event::Exit { .. }) => {
                 (*bytes, "is the agent's own".to_owned())
             }
             Ok(event) => return event,

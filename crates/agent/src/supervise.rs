@@ -119,7 +119,11 @@ impl Spools {
             if signalled {
                 let requests: Vec<_> = std::iter::from_fn(|| self.signals.next()).collect();
                 let reaped = tree::reap(pid);
-                ended = ended.or(reaped.end);
+                if let (None, Some(end)) = (ended, reaped.end) {
+                    // Peers that hang in a collective must not wait for what the program left behind.
+                    self.events.append(Event::Ended { code: end.code(), signal: end.signal() });
+                    ended = Some(end);
+                }
                 children_left = reaped.children_left;
                 for request in requests {
                     self.obey(request, pid, ended.is_some());

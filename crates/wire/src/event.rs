@@ -36,6 +36,14 @@ pub enum Event {
         /// Process identifier inside the container.
         pid: u32,
     },
+    /// A program that the agent started has ended, told the moment it is known: its output may still come, and the
+    /// seal waits for that.
+    Ended {
+        /// Its exit code; absent when a signal ended it.
+        code: Option<i32>,
+        /// Signal that ended it.
+        signal: Option<i32>,
+    },
     /// The rank is in the process group.
     Joined {
         /// Ranks in the group.
