@@ -114,6 +114,21 @@ fn an_interrupt_at_any_moment_of_the_launch_leaves_nothing() {
 }
 
 #[test]
+fn an_interrupt_at_every_stage_of_the_launch_leaves_nothing() {
+    needs_engine!();
+    // As soon as the journal has it, on a slow machine as on a quick one.
+    for stage in ["create", "created", "started", "go"] {
+        let place = Place::new();
+        job(&place, "trap 'exit 0' TERM; while :; do sleep 0.05; done", "");
+        let run = Running::start(place.evenkeel(&["train", "job.yaml"]));
+        until(stage, || place.journal_so_far().iter().any(|entry| entry["entry"] == stage).then_some(()));
+        run.signal("INT");
+        run.end().with_code(130);
+        nothing_left(&place);
+    }
+}
+
+#[test]
 fn two_interrupts_at_any_moment_of_the_launch_leave_nothing() {
     needs_engine!();
     for moment in [30, 130, 230, 330] {
