@@ -32,7 +32,8 @@ fn the_program_starts_at_the_go_and_not_before() {
     assert!(!is_locked(&run, 0));
     let outcome = run.outcome(0, status);
     assert_eq!(outcome.seal(), done(0));
-    let [Event::Waiting, Event::Started { command, pid }, Event::Exit { .. }] = &*outcome.events else {
+    let [Event::Waiting, Event::Started { command, pid }, Event::Ended { .. }, Event::Exit { .. }] = &*outcome.events
+    else {
         panic!("{:?}", outcome.events)
     };
     assert_eq!(command[..2], ["sh", "-c"]);
