@@ -57,7 +57,7 @@ pub(crate) async fn connect(settings: &Settings) -> Result<Engine, Failure> {
 impl From<EndpointError> for Failure {
     fn from(error: EndpointError) -> Self {
         let hint = match &error {
-            EndpointError::Remote { .. } => {
+            EndpointError::Remote { .. } | EndpointError::NoAddress { .. } => {
                 "unset it, or name a socket of this machine (`unix:///var/run/docker.sock`)"
             }
             EndpointError::Context { .. } => "`docker context ls` shows those that are there",

@@ -27,6 +27,7 @@ pub struct Screen {
     plain: bool,
     progress: Progress,
     last: Option<(Instant, u32)>,
+    last_work: Option<Instant>,
     /// How often somebody asked for the end.
     signals: u32,
 }
@@ -48,7 +49,14 @@ impl Screen {
         });
         // A terminal that cannot change a line (TERM=dumb), or none at all, gets lines.
         let bar = bar.filter(|bar| !bar.is_hidden());
-        Self { plain: bar.is_none() && mode != Mode::Quiet, bar, progress: Progress::default(), last: None, signals: 0 }
+        Self {
+            plain: bar.is_none() && mode != Mode::Quiet,
+            bar,
+            progress: Progress::default(),
+            last: None,
+            last_work: None,
+            signals: 0,
+        }
     }
 
     /// A line that stays. Errors and outcomes are said in every mode; see [`say`].
@@ -65,6 +73,15 @@ impl Screen {
         if let Some(bar) = &self.bar {
             bar.set_message(text.to_owned());
             bar.tick();
+        }
+    }
+
+    /// What goes on and may take minutes: where lines do not change, it is told every ten seconds.
+    pub fn long_work(&mut self, text: &str) {
+        self.status(text);
+        if self.plain && self.last_work.is_none_or(|last| last.elapsed() >= PLAIN_INTERVAL) {
+            self.last_work = Some(Instant::now());
+            say(text);
         }
     }
 

@@ -26,6 +26,9 @@ pub fn run(command: &cli::Dataset, json: bool) -> Result<ExitCode, Failure> {
 
 impl From<ShapesError> for Failure {
     fn from(error: ShapesError) -> Self {
-        Self::bad(error)
+        match error {
+            ShapesError::Io { .. } => Self::new(ExitCode::MachineNotReady, error),
+            _ => Self::bad(error),
+        }
     }
 }

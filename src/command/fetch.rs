@@ -59,6 +59,14 @@ fn fetcher(settings: &Settings) -> Result<Fetcher, Failure> {
     Ok(Fetcher::new(settings.cache.clone(), options)?)
 }
 
+/// A bar of twenty characters, where the end is known.
+fn bar(done: u64, total: Option<u64>) -> String {
+    const WIDE: u64 = 20;
+    let Some(total) = total.filter(|total| *total > 0) else { return String::new() };
+    let full = (done.min(total) * WIDE / total) as usize;
+    format!(" [{}{}]", "=".repeat(full), " ".repeat(WIDE as usize - full))
+}
+
 fn show(screen: &Mutex<&mut Screen>, progress: Progress<'_>) {
     let Progress { file, stage, done, total } = progress;
     let what = match stage {
@@ -73,6 +81,6 @@ fn show(screen: &Mutex<&mut Screen>, progress: Progress<'_>) {
         (_, None) => format!(" {:.1} MB", done as f64 / 1e6),
     };
     if let Ok(mut screen) = screen.lock() {
-        screen.status(&format!("{what} {file}{amount}"));
+        screen.long_work(&format!("{what} {file}{}{amount}", bar(done, total)));
     }
 }

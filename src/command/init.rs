@@ -21,7 +21,11 @@ pub fn run(args: &cli::Init, json: bool) -> Result<ExitCode, Failure> {
     // Never over a job that somebody wrote.
     let created = std::fs::File::options().write(true).create_new(true).open(&path);
     created.and_then(|mut file| file.write_all(text.as_bytes())).map_err(|source| {
-        let failure = Failure::bad(JobFile { path: path.clone(), source });
+        let code = match source.kind() {
+            std::io::ErrorKind::AlreadyExists | std::io::ErrorKind::NotFound => ExitCode::BadRequest,
+            _ => ExitCode::MachineNotReady,
+        };
+        let failure = Failure::new(code, JobFile { path: path.clone(), source });
         failure.hint("name another file with `--output`, or `--output -` to print")
     })?;
     if json {

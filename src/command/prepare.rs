@@ -15,7 +15,7 @@ use crate::image::{self, ImageName};
 use crate::inventory::lock::{self, DeviceLocks, Holder};
 use crate::inventory::ready::{self, EngineFacts};
 use crate::inventory::{CudaVersion, Device, DeviceId, DeviceRequest, Inventory, SelectOptions, select};
-use crate::job::{self, Containers, Job, Micro, Network, ResolvedJob, Trainer};
+use crate::job::{self, Containers, Job, Micro, Network, Origin, ResolvedJob, Trainer};
 use crate::launch::{Mount, RankDevice};
 use crate::output::Screen;
 use crate::plan::{self, Abilities, Plan};
@@ -64,28 +64,43 @@ pub struct Program {
 /// is this machine's.
 pub fn job(args: &JobArgs, inventory: Inventory, visible: Option<&str>, smoke: bool) -> Result<Prepared, Failure> {
     let mut resolved = job::load(&args.job, &args.overrides)?;
-    let options = SelectOptions { cuda_visible_devices: visible, ..SelectOptions::default() };
+    let ours = resolved.job.trainer != Trainer::Command;
+    let oldest = ours.then(|| ready::oldest_card(IMAGE_CUDA.major)).flatten();
+    let options = SelectOptions { cuda_visible_devices: visible, oldest };
     let selection = select(&inventory, &resolved.job.device, &options)?;
     if smoke {
-        quick_look(&mut resolved.job, u32::try_from(selection.devices.len()).unwrap_or(u32::MAX));
+        quick_look(&mut resolved, u32::try_from(selection.devices.len()).unwrap_or(u32::MAX))?;
     }
     let abilities = Abilities::of(resolved.job.trainer);
     let mut plan = plan::plan(&resolved.job, &selection.devices, &abilities)?;
     plan.reasons.splice(0..0, selection.reasons);
     plan.warnings.splice(0..0, resolved.notes.iter().cloned());
+    if ours {
+        // What keeps it from training is said by a plan, too; only a training ends of it.
+        let trouble = ready::check_cuda(&inventory.host, &selection.devices, IMAGE_CUDA);
+        plan.warnings.extend(trouble.err().map(|trouble| trouble.to_string()));
+    }
     let devices = selection.devices.into_iter().take(plan.world_size as usize).collect();
     Ok(Prepared { resolved, inventory, devices, plan, smoke, data: None, model: None })
 }
 
 /// One short epoch of small micro-batches, whatever the job says of the long run.
-fn quick_look(job: &mut Job, devices: u32) {
+fn quick_look(resolved: &mut ResolvedJob, devices: u32) -> Result<(), Failure> {
+    let job = &mut resolved.job;
+    if job.trainer == Trainer::Command {
+        let failure =
+            Failure::bad("`--smoke` is for trainers whose settings are known; this job runs a program of its own");
+        return Err(failure.hint("give the program its own short settings, in `command` or `environment`"));
+    }
     job.name.push_str("-smoke");
     job.epochs = 1;
-    if job.trainer != Trainer::Command {
-        job.batch.micro = Micro::Fixed(SMOKE_MICRO);
-        job.batch.target = Some(SMOKE_MICRO * devices);
-        job.args.insert("plots".to_owned(), Value::Bool(false));
+    job.batch.micro = Micro::Fixed(SMOKE_MICRO);
+    job.batch.target = Some(SMOKE_MICRO * devices);
+    job.args.insert("plots".to_owned(), Value::Bool(false));
+    for path in ["name", "epochs", "batch.target", "batch.micro", "args.plots"] {
+        resolved.origins.insert(path.to_owned(), Origin::Derived("--smoke".to_owned()));
     }
+    Ok(())
 }
 
 impl Prepared {
@@ -148,6 +163,14 @@ impl Prepared {
                 Err(failure.hint("the engine can mount only paths that are: rename the folder, or work in another one"))
             }
         }
+    }
+
+    /// The plan with what the image says of the preflight; a line on it where that was open until now.
+    pub fn settle_preflight(&mut self, program: &Program) -> Option<&str> {
+        let open = self.plan.preflight.is_none();
+        self.plan.settle_preflight(program.preflight.is_some());
+        let reason = self.plan.reasons.iter().find(|reason| reason.starts_with("preflight"))?;
+        open.then_some(reason)
     }
 
     /// The plan, as a person reads it.
@@ -333,10 +356,24 @@ fn local_model(named: &str) -> Result<Option<Model>, Failure> {
         return Ok(Some(mounted_model(&absolute)));
     }
     if named.ends_with(".yaml") || named.ends_with(".yml") {
-        // A configuration that the trainer brings along.
-        return Ok(Some(Model { name: named.to_owned(), mount: None }));
+        if is_builtin(named) {
+            return Ok(Some(Model { name: named.to_owned(), mount: None }));
+        }
+        let hint = "the trainer brings along those of YOLO, such as `yolov8n.yaml`; others are files of yours";
+        return Err(Failure::bad(format!("no model configuration at `{named}`")).hint(hint));
     }
     super::fetch::known_weights(named).map(|_| None)
+}
+
+/// Whether a configuration may be one that the trainer brings along, by how these are named: a generation of YOLO and a size.
+fn is_builtin(named: &str) -> bool {
+    let stem = named.trim_end_matches(".yaml").trim_end_matches(".yml");
+    let Some(rest) = stem.strip_prefix("yolo") else { return stem.starts_with("rtdetr-") };
+    let rest = rest.trim_start_matches('v');
+    let generation = rest.chars().take_while(char::is_ascii_digit).count();
+    // Of a size, or of what follows it (`-p6`, `-ghost`), only the size is checked here.
+    let size = rest[generation..].chars().next();
+    generation > 0 && size.is_none_or(|size| "nstmblxce-".contains(size)) && !named.contains('/')
 }
 
 fn mounted_model(path: &Path) -> Model {

@@ -92,6 +92,9 @@ async fn get_ready(mut prepared: Prepared, settings: &Settings, screen: &mut Scr
     prepared.check_machine(settings, &info)?;
     prepared.fetch(settings, screen).await?;
     let image = prepared.image(&engine, settings, screen).await?;
+    if let Some(reason) = prepared.settle_preflight(&image) {
+        screen.line(reason);
+    }
     let traits = EngineTraits {
         rootless: info.rootless,
         userns_remap: info.userns_remap,
