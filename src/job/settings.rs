@@ -3,7 +3,7 @@
 
 use std::collections::BTreeMap;
 
-use serde_json::Value as Json;
+use serde_json::{Value as Json, json};
 use serde_yaml::Value;
 
 use super::cursor::Cursor;
@@ -163,6 +163,32 @@ pub(super) fn habit(key: &str, value: &Value) -> Option<(String, String)> {
     let value = super::cursor::scalar(value).map_or("...".to_owned(), |value| printable(&value));
     let message = format!("`{name}` is a setting of the trainer, its place is under `args`");
     Some((message, format!("write `args: {{{name}: {value}}}`, or `args.{name}={value}` on the command line")))
+}
+
+/// The table as a JSON Schema, for editors. A setting without a value has its default.
+pub(super) fn schema() -> Json {
+    let one = |kind: Kind| match kind {
+        Kind::Flag => json!({ "type": ["boolean", "null"] }),
+        Kind::Number(least, most) => json!({ "type": ["number", "null"], "minimum": least, "maximum": most }),
+        Kind::Whole(least, most) => json!({ "type": ["integer", "null"], "minimum": least, "maximum": most }),
+        Kind::Word(words) => {
+            json!({ "enum": words.iter().map(|word| json!(word)).chain([json!(null)]).collect::<Vec<_>>() })
+        }
+        Kind::FlagOr(words) => {
+            let all = [json!(true), json!(false), json!(null)].into_iter().chain(words.iter().map(|word| json!(word)));
+            json!({ "enum": all.collect::<Vec<_>>() })
+        }
+        Kind::FlagOrNumber(least, most) => {
+            json!({ "type": ["boolean", "number", "null"], "minimum": least, "maximum": most })
+        }
+        Kind::Wholes => {
+            let whole = json!({ "type": ["integer", "null"], "minimum": 0, "maximum": 1_000_000 });
+            json!({ "anyOf": [whole, { "type": "array", "items": whole }] })
+        }
+    };
+    let properties: serde_json::Map<String, Json> =
+        ULTRALYTICS.iter().map(|(name, kind)| ((*name).to_owned(), one(*kind))).collect();
+    json!({ "type": ["object", "null"], "properties": properties, "additionalProperties": false })
 }
 
 /// The settings under `args`, checked against what the trainer knows.

@@ -3,7 +3,7 @@
 use std::time::{Duration, Instant};
 
 use crate::needs_engine;
-use crate::support::{Ended, Place, Running, entries, job, nothing_left, until};
+use crate::support::{Ended, Place, Running, entries, job, nothing_left, sample, until};
 
 /// Starts the job in this place; returns when the file `up-N` of each rank is there.
 fn started(place: &Place, script: &str, more: &str) -> Running {
@@ -100,7 +100,7 @@ fn an_interrupt_at_any_moment_of_the_launch_leaves_nothing() {
     let moments = std::iter::successors(Some(SEED), |last| {
         Some(last.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407))
     });
-    for moment in moments.skip(1).take(8).map(|number| (number >> 33) % 600) {
+    for moment in moments.skip(1).take(sample(8, 200)).map(|number| (number >> 33) % 1200) {
         let place = Place::new();
         job(&place, "trap 'exit 0' TERM; while :; do sleep 0.05; done", "");
         let run = Running::start(place.evenkeel(&["train", "job.yaml"]));
@@ -131,7 +131,7 @@ fn an_interrupt_at_every_stage_of_the_launch_leaves_nothing() {
 #[test]
 fn two_interrupts_at_any_moment_of_the_launch_leave_nothing() {
     needs_engine!();
-    for moment in [30, 130, 230, 330] {
+    for moment in (0..sample(4, 60)).map(|step| 30 + 100 * step as u64 % 1200) {
         let place = Place::new();
         job(&place, "trap '' TERM; while :; do sleep 0.05; done", "");
         let run = Running::start(place.evenkeel(&["train", "job.yaml"]));

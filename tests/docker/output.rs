@@ -6,17 +6,17 @@ use std::process::{Command, ExitStatus, Stdio};
 use serde_json::{Value, json};
 
 use crate::needs_engine;
-use crate::support::{Place, Running, entries, job, nothing_left, until};
+use crate::support::{Place, Running, entries, job, nothing_left, sample, until};
 
 #[test]
 fn a_flood_arrives_whole_and_in_order() {
     needs_engine!();
-    const LINES: usize = 100_000;
+    let count = sample(100_000, 1_000_000);
     let place = Place::new();
-    job(&place, &format!("seq -f \"$RANK line %.0f of a flood\" {LINES}"), "");
+    job(&place, &format!("seq -f \"$RANK line %.0f of a flood\" {count}"), "");
     let ended = place.run(&["train", "job.yaml"]).with_code(0);
     for rank in 0..2 {
-        let expected: String = (1..=LINES).map(|number| format!("{rank} line {number} of a flood\n")).collect();
+        let expected: String = (1..=count).map(|number| format!("{rank} line {number} of a flood\n")).collect();
         assert!(place.log(rank) == expected, "the record of rank {rank} differs from what it wrote");
         let prefix = format!("[{rank}] ");
         let shown: String = ended
@@ -29,7 +29,7 @@ fn a_flood_arrives_whole_and_in_order() {
     }
     let journal = place.journal();
     let log = &entries(&journal, "logs")[0]["detail"][1];
-    assert_eq!((&log["lines"], &log["whole"], &log["dropped"]), (&json!(LINES), &json!(true), &json!(0)));
+    assert_eq!((&log["lines"], &log["whole"], &log["dropped"]), (&json!(count), &json!(true), &json!(0)));
     nothing_left(&place);
 }
 
