@@ -11,7 +11,7 @@ TORCH_CRATES := -p tch-distributed -p evenkeel-trainer
 
 .DEFAULT_GOAL := help
 .PHONY: help build train smoke images workbench workbench-down
-.PHONY: test test-lint test-host test-torch test-docker test-training check-long deny bench clean
+.PHONY: test test-lint test-host test-torch test-docker test-training test-gpu check-memory check-long deny bench clean
 
 help: ## This list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-16s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -55,7 +55,28 @@ test-torch: ## The crates on libtorch, inside the builder image
 	image=$$($(CARGO) run --quiet --locked -- image build builder) && \
 	docker run --rm --network none --shm-size 1g $$image sh -euc '\
 	    cargo clippy --release --locked --offline --all-targets $(TORCH_CRATES) -- -D warnings; \
-	    cargo test --release --locked --offline $(TORCH_CRATES)'
+	    cargo test --release --locked --offline $(TORCH_CRATES); \
+	    $(TORCH_WITH_NCCL)'
+
+# NCCL compiles and links without a GPU, and says at run time that there is none; the documentation is complete.
+define TORCH_WITH_NCCL
+cargo clippy --release --locked --offline --all-targets $(TORCH_CRATES) --features nccl -- -D warnings; \
+	    cargo test --release --locked --offline -p tch-distributed --features nccl --lib --test nccl --test build_errors; \
+	    cargo test --release --locked --offline -p evenkeel-trainer --features nccl; \
+	    RUSTDOCFLAGS="-D warnings" cargo doc --release --locked --offline --no-deps -p tch-distributed --features nccl
+endef
+
+# Our C++ is compiled with AddressSanitizer, which watches every allocation of the process, also those of libtorch and of Rust; what
+# libtorch itself never frees is in the suppressions. ptrace is how leaks are looked for at a process's end.
+check-memory: ## Errors of memory and leaks in tch-distributed's tests
+	image=$$($(CARGO) run --quiet --locked -- image build builder) && \
+	docker run --rm --network none --shm-size 1g --cap-add SYS_PTRACE $$image sh -euc '\
+	    export TCH_DISTRIBUTED_SANITIZE=address \
+	        CARGO_TARGET_X86_64_UNKNOWN_LINUX_GNU_RUNNER=/build/crates/tch-distributed/tests/sanitized; \
+	    cargo test --release --locked --offline -p tch-distributed --tests'
+
+test-gpu: build ## NCCL on your own GPUs: preflight and every collective; writes target/gpu-report.txt
+	@tests/gpu.sh
 
 test-docker: ## Containers on a real engine, as this user and as another one
 	$(CARGO) test --locked --no-run --test docker --test image
