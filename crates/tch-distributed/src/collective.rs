@@ -185,7 +185,7 @@ impl ProcessGroup {
             self.checked(tensor, DOING)?;
             tensors::same_kind(tensor, &inputs[0], DOING)?;
         }
-        let counts = |list: &[Tensor]| list.iter().map(|tensor| tensors::elements(tensor)).collect::<Vec<_>>();
+        let counts = |list: &[Tensor]| list.iter().map(tensors::elements).collect::<Vec<_>>();
         let (into_counts, from_counts) = (counts(outputs), counts(inputs));
         let from = tensors::joined(inputs, DOING)?;
         let into = tensors::blank(into_counts.iter().sum(), &from, DOING)?;

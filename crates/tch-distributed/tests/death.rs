@@ -103,6 +103,9 @@ fn await_all(ranks: &Ranks, world_size: u32, point: &str) {
 fn survivors_pass(ranks: Ranks, victim: u32) {
     for (rank, outcome) in ranks.outcomes().iter().enumerate().filter(|(rank, _)| *rank != victim as usize) {
         outcome.assert_passed(rank);
+        for told in outcome.output.lines().filter(|line| line.starts_with("told after")) {
+            println!("victim {victim}, rank {rank} {told}");
+        }
     }
 }
 

@@ -216,9 +216,8 @@ mod tests {
         let attempt = read(&bad(Outcome::Wrong, "element 1 is 2, not 3"), true);
         assert_eq!(attempt.told(Outcome::Wrong), "element 1 is 2, not 3");
         assert_eq!(attempt.told(Outcome::Failed), "a failure on another rank; here: element 1 is 2, not 3");
-        let report =
-            serde_json::to_string(&Report::Failed { message: "failed to connect".into() }).expect("plain data");
-        let text = format!("a:1:2 [0] shm.cc:1 NCCL WARN no space\n{RESULT}{report}\n");
+        let report = bad(Outcome::Failed, "failed to connect").line();
+        let text = format!("a:1:2 [0] shm.cc:1 NCCL WARN no space\n{report}\n");
         assert_eq!(Attempt::read(&text, true, LIMIT).told(Outcome::Failed), "failed to connect (no space)");
         let attempt = read(&bad(Outcome::Unsupported, "libtorch sees no GPU"), true);
         assert_eq!(attempt.outcome, Outcome::Unsupported);
