@@ -73,7 +73,8 @@ check-memory: ## Errors of memory and leaks in tch-distributed's tests
 	docker run --rm --network none --shm-size 1g --cap-add SYS_PTRACE $$image sh -euc '\
 	    export TCH_DISTRIBUTED_SANITIZE=address \
 	        CARGO_TARGET_X86_64_UNKNOWN_LINUX_GNU_RUNNER=/build/crates/tch-distributed/tests/sanitized; \
-	    cargo test --release --locked --offline -p tch-distributed --tests'
+	    cargo test --release --locked --offline -p tch-distributed --lib --test collectives --test stores --test failures \
+	        --no-fail-fast -- --test-threads 1'
 
 test-gpu: build ## NCCL on your own GPUs: preflight and every collective; writes target/gpu-report.txt
 	@tests/gpu.sh
