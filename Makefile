@@ -67,14 +67,16 @@ cargo clippy --release --locked --offline --all-targets $(TORCH_CRATES) --featur
 endef
 
 # Our C++ is compiled with AddressSanitizer, which watches every allocation of the process, also those of libtorch and of Rust; what
-# libtorch itself never frees is in the suppressions. Two tests are left out whose limits of time are too short for it. ptrace is how leaks are looked for at a process's end.
+# libtorch itself never frees is in the suppressions. Left out are tests whose limits of time are too short for it. ptrace is how leaks are looked for at a process's end.
 check-memory: ## Errors of memory and leaks in tch-distributed's tests
 	image=$$($(CARGO) run --quiet --locked -- image build builder) && \
 	docker run --rm --network none --shm-size 1g --cap-add SYS_PTRACE $$image sh -euc '\
 	    export TCH_DISTRIBUTED_SANITIZE=address \
 	        CARGO_TARGET_X86_64_UNKNOWN_LINUX_GNU_RUNNER=/build/crates/tch-distributed/tests/sanitized; \
 	    cargo test --release --locked --offline -p tch-distributed --lib --test collectives --test stores --test failures \
-	        --test death --no-fail-fast -- --test-threads 1 --skip a_rank_that_never_comes --skip a_stop_is_told'
+	        --no-fail-fast -- --test-threads 1 --skip a_rank_that_never_comes; \
+	    cargo test --release --locked --offline -p tch-distributed --test death -- --test-threads 1 \
+	        a_rank_that_aborts a_group_outlives'
 
 test-gpu: build ## NCCL on your own GPUs: preflight and every collective; writes target/gpu-report.txt
 	@tests/gpu.sh
