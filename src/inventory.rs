@@ -56,7 +56,14 @@ impl Inventory {
     ///
     /// The text is no inventory, or one of another version.
     pub fn from_json(text: &str) -> Result<Self, InventoryError> {
-        let inventory: Self = serde_json::from_str(text)?;
+        let value: serde_json::Value = serde_json::from_str(text)?;
+        // What `devices` adds for people is no part of a machine; anything else is a typing error.
+        let known = ["version", "host", "gpus", "note", "availability"];
+        let unknown = value.as_object().and_then(|map| map.keys().find(|key| !known.contains(&key.as_str())));
+        if let Some(key) = unknown {
+            return Err(InventoryError::Absurd(format!("unknown key `{key}`")));
+        }
+        let inventory: Self = serde_json::from_value(value)?;
         if inventory.version != VERSION {
             return Err(InventoryError::Version(inventory.version));
         }

@@ -33,7 +33,8 @@ pub fn run(args: &cli::Init, json: bool) -> Result<ExitCode, Failure> {
         return Ok(ExitCode::Done);
     }
     let path = path.display();
-    say(&format!("wrote {path}\nnext: evenkeel plan {path}, evenkeel train {path} --smoke"));
+    let program = std::env::args().next().unwrap_or_else(|| "evenkeel".to_owned());
+    say(&format!("wrote {path}\nnext: {program} plan {path}, {program} train {path} --smoke"));
     Ok(ExitCode::Done)
 }
 

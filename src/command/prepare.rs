@@ -73,6 +73,11 @@ pub fn job(args: &JobArgs, inventory: Inventory, visible: Option<&str>, smoke: b
     }
     let abilities = Abilities::of(resolved.job.trainer);
     let mut plan = plan::plan(&resolved.job, &selection.devices, &abilities)?;
+    if smoke {
+        for reason in &mut plan.reasons {
+            *reason = reason.replace("as `batch.micro` says", "as `--smoke` has it");
+        }
+    }
     plan.reasons.splice(0..0, selection.reasons);
     plan.warnings.splice(0..0, resolved.notes.iter().cloned());
     if ours {
@@ -119,6 +124,12 @@ impl Prepared {
                 let named = NoVolume { path: volume.source.clone(), source: error };
                 return Err(Failure::new(ExitCode::BadRequest, named).hint("paths are relative to the job file"));
             }
+        }
+        if let Some(build) = self.resolved.job.build.as_ref().filter(|build| !build.context.is_dir()) {
+            let message = format!("the build context `{}` is no folder", build.context.display());
+            return Err(
+                Failure::bad(message).hint("`build` names the folder with the Dockerfile, relative to the job file")
+            );
         }
         if let Some(named) = &self.resolved.job.data {
             self.data = super::fetch::local_data(named)?;
@@ -368,12 +379,15 @@ fn local_model(named: &str) -> Result<Option<Model>, Failure> {
 /// Whether a configuration may be one that the trainer brings along, by how these are named: a generation of YOLO and a size.
 fn is_builtin(named: &str) -> bool {
     let stem = named.trim_end_matches(".yaml").trim_end_matches(".yml");
+    if named.contains('/') {
+        return false;
+    }
     let Some(rest) = stem.strip_prefix("yolo") else { return stem.starts_with("rtdetr-") };
     let rest = rest.trim_start_matches('v');
     let generation = rest.chars().take_while(char::is_ascii_digit).count();
     // Of a size, or of what follows it (`-p6`, `-ghost`), only the size is checked here.
     let size = rest[generation..].chars().next();
-    generation > 0 && size.is_none_or(|size| "nstmblxce-".contains(size)) && !named.contains('/')
+    generation > 0 && size.is_none_or(|size| "nstmblxce-".contains(size))
 }
 
 fn mounted_model(path: &Path) -> Model {

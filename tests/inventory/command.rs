@@ -127,7 +127,8 @@ fn a_machine_that_cannot_be_is_refused() {
     let devices = evenkeel("four-equal", folder.path(), &["devices", "--json"]);
     let machine: Value = serde_json::from_slice(&devices.stdout).expect("JSON");
     type Change = fn(&mut Value);
-    let changes: [(Change, &str); 3] = [
+    let changes: [(Change, &str); 4] = [
+        (|machine| machine["gpsu"] = Value::Array(Vec::new()), "unknown key `gpsu`"),
         (|machine| machine["host"]["cpus"] = 0.into(), "`host.cpus` is 0"),
         (|machine| machine["gpus"][1]["uuid"] = machine["gpus"][0]["uuid"].clone(), "is given twice"),
         (|machine| machine["gpus"][0]["memory"]["free_bytes"] = (1_u64 << 50).into(), "more than there are"),
