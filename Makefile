@@ -11,7 +11,7 @@ TORCH_CRATES := -p tch-distributed -p evenkeel-trainer
 
 .DEFAULT_GOAL := help
 .PHONY: help build train smoke images workbench workbench-down
-.PHONY: test test-lint test-host test-torch test-ddp-python test-docker test-training check-long deny bench bench-ddp clean
+.PHONY: test test-lint test-host test-torch test-torch-plain test-ddp-python test-docker test-training test-gpu check-memory check-long deny bench bench-ddp clean
 
 help: ## This list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-16s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -51,11 +51,35 @@ test-host: ## The controller, the agent and the command line, without an engine
 	$(CARGO) test --locked --test cli --test data --test inventory --test job
 
 # The sources are in the image, which is named by their content; so nothing is mounted and nothing is left.
+# With the features of the image's own program, whose C++ is compiled already. NCCL links without a GPU, and says at run time that
+# there is none. `make check-long` does the same without the feature.
 test-torch: ## The crates on libtorch, inside the builder image
+	image=$$($(CARGO) run --quiet --locked -- image build builder) && \
+	docker run --rm --network none --shm-size 1g --env EVENKEEL_TEST_LONG $$image sh -euc '\
+	    cargo clippy --release --locked --offline --all-targets $(TORCH_CRATES) --features nccl -- -D warnings; \
+	    cargo test --release --locked --offline $(TORCH_CRATES) --features nccl; \
+	    RUSTDOCFLAGS="-D warnings" cargo doc --release --locked --offline --no-deps -p tch-distributed --features nccl'
+
+test-torch-plain: ## The same without NCCL
 	image=$$($(CARGO) run --quiet --locked -- image build builder) && \
 	docker run --rm --network none --shm-size 1g --env EVENKEEL_TEST_LONG $$image sh -euc '\
 	    cargo clippy --release --locked --offline --all-targets $(TORCH_CRATES) -- -D warnings; \
 	    cargo test --release --locked --offline $(TORCH_CRATES)'
+
+# Our C++ is compiled with AddressSanitizer, which watches every allocation of the process, also those of libtorch and of Rust; what
+# libtorch itself never frees is in the suppressions. Left out are tests whose limits of time are too short for it. ptrace is how leaks are looked for at a process's end.
+check-memory: ## Errors of memory and leaks in tch-distributed's tests
+	image=$$($(CARGO) run --quiet --locked -- image build builder) && \
+	docker run --rm --network none --shm-size 1g --cap-add SYS_PTRACE $$image sh -euc '\
+	    export TCH_DISTRIBUTED_SANITIZE=address \
+	        CARGO_TARGET_X86_64_UNKNOWN_LINUX_GNU_RUNNER=/build/crates/tch-distributed/tests/sanitized; \
+	    cargo test --release --locked --offline -p tch-distributed --lib --test collectives --test stores --test failures \
+	        --no-fail-fast -- --test-threads 1 --skip a_rank_that_never_comes; \
+	    cargo test --release --locked --offline -p tch-distributed --test death -- --test-threads 1 \
+	        a_rank_that_aborts a_group_outlives'
+
+test-gpu: build ## NCCL on your own GPUs: preflight and every collective; writes target/gpu-report.txt
+	@tests/gpu.sh
 
 # Images are printed in the order they are asked for.
 DDP_PYTHON := images=$$($(CARGO) run --quiet --locked -- image build builder ultralytics) && \
@@ -76,8 +100,8 @@ test-training: ## Trainings of a few minutes in the image that people train in
 	$(CARGO) test --locked --test training -- --test-threads 1 --nocapture
 
 check-long: ## What takes long, whole: make test runs samples of it
-	EVENKEEL_TEST_LONG=1 $(MAKE) test-torch test-docker test-training
-	$(MAKE) bench
+	EVENKEEL_TEST_LONG=1 $(MAKE) test-torch-plain check-memory test-docker test-training
+	$(MAKE) bench bench-ddp deny
 
 bench: build ## Overhead and logs against the docker command, as ratios of one run
 	export EVENKEEL_TEST_IMAGE=$$($(EVENKEEL) image build debian) && \

@@ -3,7 +3,8 @@
 Run in a container of evenkeel/base with python3-venv, where the versions that are wanted are written down once:
 
     pip install --dry-run --report report.json torch==2.11.0 torchvision==0.26.0 \
-        ultralytics==8.4.190 opencv-python-headless jupyterlab
+        ultralytics==8.4.190 opencv-python-headless jupyterlab \
+        nvidia-cuda-crt==13.0.88 nvidia-cuda-cccl==13.0.85
     python3 images/lock.py report.json cu130
 
 Each line names one wheel by its hash, so an index cannot hand out another; pip installs them with --no-deps.
@@ -19,6 +20,8 @@ HEADER = "# Written by images/lock.py for Python 3.13 on x86_64; change the vers
 
 # What a process on the CPU loads, and what its build includes.
 LIBTORCH = {"torch", "nvidia-cuda-runtime", "nvidia-cuda-cupti"}
+# What an NCCL group is compiled with besides: headers. The build keeps nothing else of them.
+HEADERS = {"nvidia-nccl-cu13", "nvidia-cuda-crt", "nvidia-cuda-cccl"}
 # What differs from one CUDA version to the next.
 FLAVOURED = re.compile(r"nvidia-(?!ml-py)|cuda-|torchvision$")
 # The headless build of OpenCV has the same modules and needs no display libraries; triton needs a C compiler to be of use,
@@ -60,10 +63,11 @@ def main(report, flavour):
     training = closure(packages, ULTRALYTICS) - LEFT_OUT - LIBTORCH
     flavoured = {name for name in training if FLAVOURED.match(name)}
     write(IMAGES / "worker" / f"torch.{flavour}.txt", packages, LIBTORCH)
+    write(IMAGES / "worker" / f"headers.{flavour}.txt", packages, HEADERS)
     write(IMAGES / "ultralytics" / f"torch.{flavour}.txt", packages, flavoured)
     write(IMAGES / "ultralytics" / "requirements.txt", packages, training - flavoured)
     # cuda-toolkit's extras belong to the other flavour file; the workbench adds only what training lacks.
-    rest = set(packages) - training - LEFT_OUT - LIBTORCH
+    rest = set(packages) - training - LEFT_OUT - LIBTORCH - HEADERS
     write(IMAGES / "ultralytics" / "workbench.txt", packages, rest)
 
 

@@ -1,7 +1,7 @@
 //! The agent's program: carried inside the controller, laid down in the cache where containers can be given it.
 
 use std::io::{self, Write};
-use std::os::unix::fs::PermissionsExt;
+use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
 use sha2::{Digest, Sha256};
@@ -23,21 +23,32 @@ pub struct AgentError {
 pub fn path(cache: &Path) -> Result<PathBuf, AgentError> {
     let hash: String = Sha256::digest(PROGRAM).iter().take(8).map(|byte| format!("{byte:02x}")).collect();
     let path = cache.join(format!("agent-{hash}"));
-    // It is named by its content and renamed into place whole: the length tells a sound one.
-    if std::fs::metadata(&path).is_ok_and(|found| found.len() == PROGRAM.len() as u64) {
-        return Ok(path);
-    }
-    write(&path).map_err(|source| AgentError { path: path.clone(), source })?;
+    lay_down(cache, &path).map_err(|source| AgentError { path: path.clone(), source })?;
     Ok(path)
 }
 
-fn write(path: &Path) -> io::Result<()> {
-    let folder = path.parent().unwrap_or(Path::new("."));
+fn lay_down(folder: &Path, path: &Path) -> io::Result<()> {
     std::fs::create_dir_all(folder)?;
+    if foreign(folder)? {
+        let message = "somebody else made its folder where anybody can, and could replace the program";
+        return Err(io::Error::new(io::ErrorKind::PermissionDenied, message));
+    }
+    // Compared whole, which takes a millisecond: a name and a length say little of a file on a disk that failed.
+    if std::fs::read(path).is_ok_and(|found| found == PROGRAM) {
+        return Ok(());
+    }
     let part = folder.join(format!(".agent-{}.part", std::process::id()));
     let mut file = std::fs::File::create(&part)?;
     file.write_all(PROGRAM)?;
     file.set_permissions(std::fs::Permissions::from_mode(0o755))?;
     drop(file);
     std::fs::rename(part, path)
+}
+
+/// Whether a folder lies where anybody can make one (as in /tmp) and was made by another user.
+fn foreign(folder: &Path) -> io::Result<bool> {
+    const WRITABLE_BY_ALL: u32 = 0o002;
+    let parent = folder.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    let open = std::fs::metadata(parent)?.permissions().mode() & WRITABLE_BY_ALL != 0;
+    Ok(open && std::fs::metadata(folder)?.uid() != rustix::process::getuid().as_raw())
 }

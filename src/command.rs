@@ -28,21 +28,24 @@ pub fn run(cli: Cli) -> Result<ExitCode, Failure> {
         .build()
         .map_err(|error| Failure::new(ExitCode::MachineNotReady, error))?;
     let screen = crate::output::Screen::new(cli.progress);
-    runtime.block_on(async {
+    let outcome = runtime.block_on(async {
         match cli.command {
             Command::Train(args) => train::run(&args, &settings, screen, cli.json).await,
             Command::Plan(args) => plan::run(&args, &settings, cli.json),
             Command::Devices(_) => devices::run(&settings, cli.json),
-            Command::Image(command) => image::run(&command, &settings, screen).await,
+            Command::Image(command) => image::run(&command, &settings, screen, cli.json).await,
             Command::Dataset(command) => dataset::run(&command, cli.json),
-            Command::Init(args) => init::run(&args),
+            Command::Init(args) => init::run(&args, cli.json),
             Command::Schema => {
                 let schema = serde_json::to_string_pretty(&crate::job::schema()).expect("plain data");
-                crate::output::print(&schema);
+                crate::output::print(&schema)?;
                 Ok(ExitCode::Done)
             }
         }
-    })
+    });
+    // A thread that prints for a reader who reads no more must not hold up the end.
+    runtime.shutdown_background();
+    outcome
 }
 
 /// Connects to the engine that the environment names.
@@ -54,7 +57,7 @@ pub(crate) async fn connect(settings: &Settings) -> Result<Engine, Failure> {
 impl From<EndpointError> for Failure {
     fn from(error: EndpointError) -> Self {
         let hint = match &error {
-            EndpointError::Remote { .. } => {
+            EndpointError::Remote { .. } | EndpointError::NoAddress { .. } => {
                 "unset it, or name a socket of this machine (`unix:///var/run/docker.sock`)"
             }
             EndpointError::Context { .. } => "`docker context ls` shows those that are there",

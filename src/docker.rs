@@ -7,13 +7,13 @@ use std::path::{Path, PathBuf};
 
 use bollard::errors::Error as BollardError;
 use bollard::models::{
-    ContainerCreateBody, DeviceRequest, HostConfig, Mount as BollardMount, MountBindOptions,
+    ContainerCreateBody, DeviceRequest, HostConfig, HostConfigLogConfig, Mount as BollardMount, MountBindOptions,
     MountBindOptionsPropagationEnum, MountType, ResourcesUlimits,
 };
 use bollard::query_parameters::{
     BuildImageOptions, CreateContainerOptions, CreateImageOptions, ImportImageOptions, InspectContainerOptions,
-    KillContainerOptions, ListContainersOptions, ListImagesOptions, RemoveContainerOptions, RemoveImageOptions,
-    TagImageOptions, WaitContainerOptions,
+    KillContainerOptions, ListContainersOptions, ListImagesOptions, LogsOptions, RemoveContainerOptions,
+    RemoveImageOptions, TagImageOptions, WaitContainerOptions,
 };
 use bytes::Bytes;
 use futures_util::{Stream, StreamExt, TryStreamExt};
@@ -66,6 +66,12 @@ impl DockerError {
         matches!(self, Self::Failed { status: Some(404), .. })
     }
 
+    /// Whether the engine answered. Where it did not, what was asked for may have been done.
+    #[must_use]
+    pub fn is_answer(&self) -> bool {
+        matches!(self, Self::Failed { status: Some(_), .. })
+    }
+
     /// Whether a container could not start because the engine may not raise a resource limit.
     #[must_use]
     pub fn is_rlimit(&self) -> bool {
@@ -92,6 +98,8 @@ pub struct EngineInfo {
     pub cdi_spec_dirs: Vec<String>,
     /// Whether it runs without root: uid 0 in a container is then its owner.
     pub rootless: bool,
+    /// Driver that keeps the containers' own logs, such as `json-file`.
+    pub log_driver: String,
     /// Whether it maps the uids of containers to others.
     pub userns_remap: bool,
 }
@@ -240,6 +248,7 @@ impl Engine {
             root: info.docker_root_dir.unwrap_or_default(),
             runtimes: info.runtimes.unwrap_or_default().into_keys().collect(),
             cdi_spec_dirs: info.cdi_spec_dirs.unwrap_or_default(),
+            log_driver: info.logging_driver.unwrap_or_default(),
             rootless: has("name=rootless"),
             userns_remap: has("name=userns"),
         })
@@ -441,6 +450,17 @@ impl Engine {
         })
     }
 
+    /// The last lines of a container's own log, those of its supervisor among them.
+    pub async fn last_words(&self, id: &str, lines: u32) -> Result<String, DockerError> {
+        let options = LogsOptions { stdout: true, stderr: true, tail: lines.to_string(), ..Default::default() };
+        let mut words = Vec::new();
+        let mut stream = std::pin::pin!(self.docker.logs(id, Some(options)));
+        while let Some(chunk) = stream.next().await {
+            words.extend_from_slice(&chunk.map_err(failed("read a container's log"))?.into_bytes());
+        }
+        Ok(String::from_utf8_lossy(&words).into_owned())
+    }
+
     /// Removes a container with its anonymous volumes, running or not. One that is gone already is no error.
     pub async fn remove(&self, id: &str) -> Result<(), DockerError> {
         let options = RemoveContainerOptions { force: true, v: true, ..Default::default() };
@@ -497,6 +517,8 @@ fn body(spec: &ContainerSpec) -> ContainerCreateBody {
         shm_size: matches!(spec.namespace, Namespace::Own { .. }).then(|| to_i64(spec.shm_bytes)),
         ipc_mode: Some(ipc),
         device_requests: gpus,
+        group_add: (!spec.groups.is_empty()).then(|| spec.groups.iter().map(u32::to_string).collect()),
+        log_config: rotated(&spec.log_driver),
         nano_cpus: spec.cpus.map(nano_cpus),
         ulimits: Some(ulimits),
         security_opt: Some(vec!["no-new-privileges".into()]),
@@ -514,6 +536,17 @@ fn body(spec: &ContainerSpec) -> ContainerCreateBody {
         host_config: Some(host),
         ..Default::default()
     }
+}
+
+/// Docker's own log is a copy for people who type `docker logs`: it must not fill the disk in a week. Drivers that keep
+/// no files are left as they are.
+fn rotated(driver: &str) -> Option<HostConfigLogConfig> {
+    let files = matches!(driver, "json-file" | "local");
+    let limits = [("max-size", "16m"), ("max-file", "2")];
+    files.then(|| HostConfigLogConfig {
+        typ: Some(driver.to_owned()),
+        config: Some(limits.map(|(name, value)| (name.to_owned(), value.to_owned())).into()),
+    })
 }
 
 fn bind(source: &Path, target: &str, read_only: bool) -> BollardMount {

@@ -30,12 +30,20 @@ pub struct Endpoint {
 /// Why no address was found.
 #[derive(Debug, thiserror::Error)]
 pub enum EndpointError {
-    /// The engine is on another machine.
-    #[error("{origin} names the engine `{address}` on another machine, which is not supported yet")]
+    /// The engine is reached by a network: containers would get folders of another machine.
+    #[error("{origin} names the engine `{address}`, which is reached by a network: not supported yet")]
     Remote {
         /// What named it.
         origin: String,
         /// Its address.
+        address: String,
+    },
+    /// What was given is no address.
+    #[error("{origin} is `{address}`, which is no address of an engine")]
+    NoAddress {
+        /// What named it.
+        origin: String,
+        /// As given.
         address: String,
     },
     /// The current context is not there or cannot be read.
@@ -68,9 +76,15 @@ pub fn resolve(environment: &Environment) -> Result<Endpoint, EndpointError> {
 }
 
 fn local(address: &str, origin: String) -> Result<Endpoint, EndpointError> {
+    let (address, remote) = (address.to_owned(), ["tcp://", "ssh://", "http://", "https://"]);
     match address.strip_prefix("unix://") {
+        // As the docker command has it.
+        Some("") => Ok(Endpoint { socket: DEFAULT_SOCKET.into(), origin }),
         Some(socket) => Ok(Endpoint { socket: socket.into(), origin }),
-        None => Err(EndpointError::Remote { origin, address: address.to_owned() }),
+        None if remote.iter().any(|scheme| address.starts_with(scheme)) => {
+            Err(EndpointError::Remote { origin, address })
+        }
+        None => Err(EndpointError::NoAddress { origin, address }),
     }
 }
 
@@ -123,8 +137,18 @@ mod tests {
         let error = resolve(&Environment { config: Some(config.path().into()), ..Environment::default() });
         assert_eq!(
             error.expect_err("remote").to_string(),
-            "context `farm` names the engine `ssh://farm` on another machine, which is not supported yet"
+            "context `farm` names the engine `ssh://farm`, which is reached by a network: not supported yet"
         );
+    }
+
+    #[test]
+    fn what_is_no_address_is_told_so() {
+        let host = |host: &str| resolve(&Environment { host: Some(host.into()), ..Environment::default() });
+        for odd in ["/var/run/docker.sock", "foo", "fd://"] {
+            let error = host(odd).expect_err("no address").to_string();
+            assert!(error.contains("no address") && error.contains(odd), "{error}");
+        }
+        assert_eq!(host("unix://").expect("the usual one").socket, Path::new(DEFAULT_SOCKET));
     }
 
     #[test]

@@ -62,22 +62,44 @@ impl Failure {
     #[must_use]
     pub fn render(&self) -> String {
         let mut text = format!("error: {}", self.source);
-        let mut last = self.source.to_string();
-        let mut cause = self.source.source();
-        while let Some(error) = cause {
-            let message = error.to_string();
-            // Some libraries repeat the cause in their own message; saying it once is enough.
-            if !last.contains(&message) {
-                let _ = write!(text, "\n  because: {message}");
-            }
-            last = message;
-            cause = error.source();
+        for cause in causes(&*self.source) {
+            let _ = write!(text, "\n  because: {cause}");
         }
         if let Some(hint) = &self.hint {
             let _ = write!(text, "\nhint: {hint}");
         }
         text
     }
+
+    /// The same for programs.
+    #[must_use]
+    pub fn to_json(&self) -> serde_json::Value {
+        serde_json::json!({
+            "version": 1, "exit_code": self.code as u8, "error": chain(&*self.source), "hint": self.hint,
+        })
+    }
+}
+
+/// An error and its causes in one line, for what is told beside an outcome.
+#[must_use]
+pub fn chain(error: &(dyn std::error::Error + 'static)) -> String {
+    causes(error).into_iter().fold(error.to_string(), |text, cause| text + ": " + &cause)
+}
+
+/// The messages of an error's causes. Some libraries repeat the cause in their own message; saying it once is enough.
+fn causes(error: &(dyn std::error::Error + 'static)) -> Vec<String> {
+    let mut causes = Vec::new();
+    let mut last = error.to_string();
+    let mut cause = error.source();
+    while let Some(error) = cause {
+        let message = error.to_string();
+        if !last.contains(&message) {
+            causes.push(message.clone());
+        }
+        last = message;
+        cause = error.source();
+    }
+    causes
 }
 
 #[cfg(test)]

@@ -23,6 +23,8 @@ pub enum Event {
         operation: Operation,
         /// Its answer.
         message: String,
+        /// Whether the engine answered at all: without an answer, the thing may have been done.
+        answered: bool,
     },
     /// The engine may not lift the limit on locked memory: containers of this run go without.
     LimitKept {
@@ -46,6 +48,8 @@ pub enum Event {
         code: Option<i64>,
         /// Whether the engine saw the kernel kill something for memory.
         oom_killed: bool,
+        /// Last words of an agent that could not do its own work.
+        words: Option<String>,
     },
     /// A rank's container is removed.
     Removed {
@@ -54,6 +58,8 @@ pub enum Event {
     },
     /// A signal came for the controller.
     Signal(Signal),
+    /// The record cannot be kept, or the trainers not be told to start: the launch is given up.
+    Broken,
     /// The time that [`crate::watch::state::RunState::deadline`] named has come.
     Deadline,
 }
@@ -76,6 +82,8 @@ pub enum Signal {
     Interrupt,
     /// SIGTERM.
     Terminate,
+    /// SIGQUIT: Ctrl-\, which asks no twice.
+    Quit,
     /// SIGHUP: the terminal is gone.
     Hangup,
 }

@@ -3,7 +3,7 @@
 use evenkeel_wire::FailureClass;
 
 use crate::error::ExitCode;
-use crate::watch::state::{How, RankEnd};
+use crate::watch::state::{How, ProgramEnd, RankEnd};
 
 /// A failed run, explained.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -29,13 +29,29 @@ pub fn diagnose(ends: &[RankEnd], tail: impl Fn(u32) -> String) -> Option<Diagno
     let judged = failed.map(|end| (end, judge(end, &tail(end.rank))));
     let (end, (class, message)) =
         judged.min_by_key(|(end, (class, _))| (*class == FailureClass::Collective, end.order))?;
+    let message = if class == FailureClass::Infrastructure && has_taken_port(&tail(end.rank)) {
+        format!("{message}: the port that it was to listen at is taken")
+    } else {
+        message
+    };
     let exit = match (class, &end.how) {
         (FailureClass::OutOfMemoryDevice | FailureClass::OutOfMemoryHost, _) => ExitCode::OutOfMemory,
+        (_, How::NotStarted { message, .. }) if of_the_job(message).is_some() => ExitCode::BadRequest,
         (_, How::NotStarted { .. }) => ExitCode::MachineNotReady,
+        (FailureClass::Infrastructure, How::Sealed { stopped: false, .. }) => ExitCode::MachineNotReady,
         _ => ExitCode::TrainingFailed,
     };
     let advice = advice(class, &message);
     Some(Diagnosis { rank: end.rank, class, message, advice, exit })
+}
+
+/// A trainer of ours that ended well without a single optimizer step has trained nothing, whatever its exit code says.
+#[must_use]
+pub fn no_step() -> Diagnosis {
+    let class = FailureClass::Code;
+    let message = "the trainer ended without an optimizer step".to_owned();
+    let advice = advice(class, &message);
+    Diagnosis { rank: 0, class, message, advice, exit: ExitCode::TrainingFailed }
 }
 
 fn judge(end: &RankEnd, tail: &str) -> (FailureClass, String) {
@@ -44,6 +60,11 @@ fn judge(end: &RankEnd, tail: &str) -> (FailureClass, String) {
     }
     match &end.how {
         How::NotStarted { message, .. } => (FailureClass::Infrastructure, message.clone()),
+        How::Unsealed { .. } if end.program.is_some() => {
+            let ProgramEnd { code, signal } = end.program.unwrap_or(ProgramEnd { code: None, signal: None });
+            of_the_program(code, signal, tail)
+        }
+        How::Unsealed { words: Some(words), .. } => (FailureClass::Infrastructure, words.clone()),
         How::Unsealed { oom_killed: true, code: Some(137), .. } => {
             (FailureClass::OutOfMemoryHost, "the kernel killed it for memory".into())
         }
@@ -55,20 +76,43 @@ fn judge(end: &RankEnd, tail: &str) -> (FailureClass, String) {
         How::Sealed { oom_killed: true, code, signal, .. } if *signal == Some(9) || *code == Some(137) => {
             (FailureClass::OutOfMemoryHost, "the kernel killed it for memory".into())
         }
-        How::Sealed { code, signal, .. } => {
-            let class = match signal {
-                Some(7) => FailureClass::SharedMemory,
-                _ => class_of(tail),
-            };
-            let message = match (signal, code) {
-                (Some(signal), _) => format!("the trainer was ended by {}", signal_name(*signal)),
-                (None, Some(code)) => format!("the trainer ended with exit code {code}"),
-                (None, None) => "the trainer ended in a way that nobody saw".into(),
-            };
-            (class, message)
+        How::Sealed { stopped: true, .. } => {
+            (FailureClass::Infrastructure, "somebody else stopped its container, by a signal".into())
         }
+        How::Sealed { code, signal, .. } => of_the_program(*code, *signal, tail),
     }
 }
+
+fn of_the_program(code: Option<i32>, signal: Option<i32>, tail: &str) -> (FailureClass, String) {
+    let class = match signal {
+        Some(7) => FailureClass::SharedMemory,
+        _ => class_of(tail),
+    };
+    let message = match (signal, code) {
+        (Some(signal), _) => format!("the trainer was ended by {}", signal_name(signal)),
+        (None, Some(code)) => format!("the trainer ended with exit code {code}"),
+        (None, None) => "the trainer ended in a way that nobody saw".into(),
+    };
+    (class, message)
+}
+
+fn has_taken_port(tail: &str) -> bool {
+    ["Address already in use", "EADDRINUSE"].iter().any(|words| tail.contains(words))
+}
+
+/// What those say who lose a peer.
+const LOST_PEER: [&str; 10] = [
+    "DistBackendError",
+    "DistNetworkError",
+    "Connection closed by peer",
+    "Connection reset by peer",
+    "Socket closed",
+    "recvValue failed",
+    "failed to recv",
+    "ncclRemoteError",
+    "ncclSystemError",
+    "remote process exited",
+];
 
 /// What the last lines of a log give away. The words are those of torch, NCCL, gloo and the system.
 fn class_of(tail: &str) -> FailureClass {
@@ -79,7 +123,9 @@ fn class_of(tail: &str) -> FailureClass {
         FailureClass::SharedMemory
     } else if has(&["GPU is lost", "GPU has fallen off the bus", "uncorrectable ECC error"]) {
         FailureClass::DeviceLost
-    } else if has(&["DistBackendError", "DistNetworkError", "Connection closed by peer", "ncclRemoteError"]) {
+    } else if has_taken_port(tail) {
+        FailureClass::Infrastructure
+    } else if has(&LOST_PEER) {
         FailureClass::Collective
     } else if has(&["No space left on device"]) {
         FailureClass::Infrastructure
@@ -88,8 +134,20 @@ fn class_of(tail: &str) -> FailureClass {
     }
 }
 
+/// Advice on a container that could not start for what the job says of it, by the engine's words.
+fn of_the_job(message: &str) -> Option<&'static str> {
+    if message.contains("unable to find user") || message.contains("no matching entries in passwd") {
+        Some("the image has no such user: change `user:`, where a number always serves")
+    } else if message.contains("Cannot mkdir") || message.contains("not a directory") {
+        Some("change `working_dir:`, or the target of the volume that the message names")
+    } else {
+        None
+    }
+}
+
 fn advice(class: FailureClass, message: &str) -> String {
     match class {
+        FailureClass::Infrastructure if of_the_job(message).is_some() => of_the_job(message).unwrap_or_default(),
         FailureClass::OutOfMemoryDevice => {
             "set a smaller `batch.micro` (the target stays) or a smaller `imgsz`, or turn on `args.amp`"
         }
@@ -103,11 +161,17 @@ fn advice(class: FailureClass, message: &str) -> String {
         FailureClass::Infrastructure if message.contains("could not select device driver") => {
             "install the NVIDIA container toolkit, then restart Docker yourself"
         }
+        FailureClass::Infrastructure if message.contains("the port that") => {
+            "run again, which takes another port, or give the pod a network of its own: `network: none`"
+        }
+        FailureClass::Infrastructure if message.contains("ermission denied") => {
+            "the run's folders must be open to the container's user: leave `user:` out, or choose another `runs:`"
+        }
         FailureClass::Infrastructure if message.contains("No space left") || message.contains("no space left") => {
             "free some disk, then run again"
         }
         FailureClass::Infrastructure => "look at the Docker engine, the disk and the network, then run again",
-        _ => "the log above has the trainer's own words",
+        _ => "the rank's log has the trainer's own words",
     }
     .to_owned()
 }
@@ -132,7 +196,7 @@ mod tests {
     use crate::event::Operation;
 
     fn end(rank: u32, order: u32, how: How) -> RankEnd {
-        RankEnd { rank, order, how, failure: None }
+        RankEnd { rank, order, how, asked: false, program: None, failure: None }
     }
 
     fn sealed(code: Option<i32>, signal: Option<i32>) -> How {
@@ -154,8 +218,19 @@ mod tests {
 
     #[test]
     fn who_was_asked_to_end_is_not_the_culprit() {
-        let asked = How::Sealed { code: None, signal: Some(9), stopped: true, oom_killed: false };
-        assert_eq!(diagnose(&[end(0, 0, asked), end(1, 1, sealed(Some(0), None))], |_| String::new()), None);
+        let how = How::Sealed { code: None, signal: Some(9), stopped: true, oom_killed: false };
+        let asked = RankEnd { asked: true, ..end(0, 0, how.clone()) };
+        assert_eq!(diagnose(&[asked, end(1, 1, sealed(Some(0), None))], |_| String::new()), None);
+        let by_another = diagnose(&[end(0, 0, how)], |_| String::new()).expect("not by us");
+        assert!(by_another.message.contains("somebody else"), "{by_another:?}");
+    }
+
+    #[test]
+    fn a_taken_port_is_no_fault_of_the_program() {
+        let tail = "RuntimeError: The server socket has failed to listen: EADDRINUSE, Address already in use";
+        let diagnosis = diagnose(&[end(0, 0, sealed(Some(1), None))], |_| tail.into()).expect("a failure");
+        assert_eq!((diagnosis.class, diagnosis.exit), (FailureClass::Infrastructure, ExitCode::MachineNotReady));
+        assert!(diagnosis.advice.contains("port"), "{diagnosis:?}");
     }
 
     #[test]

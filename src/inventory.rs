@@ -12,7 +12,7 @@ pub mod ready;
 pub mod render;
 mod select;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use serde::{Deserialize, Serialize};
 
@@ -56,11 +56,39 @@ impl Inventory {
     ///
     /// The text is no inventory, or one of another version.
     pub fn from_json(text: &str) -> Result<Self, InventoryError> {
-        let inventory: Self = serde_json::from_str(text)?;
+        let value: serde_json::Value = serde_json::from_str(text)?;
+        // What `devices` adds for people is no part of a machine; anything else is a typing error.
+        let known = ["version", "host", "gpus", "note", "availability"];
+        let unknown = value.as_object().and_then(|map| map.keys().find(|key| !known.contains(&key.as_str())));
+        if let Some(key) = unknown {
+            return Err(InventoryError::Absurd(format!("unknown key `{key}`")));
+        }
+        let inventory: Self = serde_json::from_value(value)?;
         if inventory.version != VERSION {
             return Err(InventoryError::Version(inventory.version));
         }
+        inventory.check()?;
         Ok(inventory)
+    }
+
+    /// Refuses what no machine can be: a file was perhaps written by hand.
+    fn check(&self) -> Result<(), InventoryError> {
+        let absurd = |message: String| Err(InventoryError::Absurd(message));
+        if self.host.cpus == 0 {
+            return absurd("`host.cpus` is 0".to_owned());
+        }
+        let mut seen = BTreeSet::new();
+        for gpu in self.gpus.iter().flat_map(|card| std::iter::once(card).chain(card.instances())) {
+            if let Some(uuid) = gpu.uuid.as_ref().filter(|uuid| !seen.insert((*uuid).clone())) {
+                return absurd(format!("UUID `{uuid}` is given twice"));
+            }
+            if let Some(memory) = gpu.memory.filter(|memory| memory.free_bytes > memory.total_bytes) {
+                let Memory { free_bytes, total_bytes } = memory;
+                let label = gpu.label();
+                return absurd(format!("{label} has {free_bytes} of {total_bytes} bytes free, more than there are"));
+            }
+        }
+        Ok(())
     }
 }
 
@@ -70,6 +98,9 @@ pub enum InventoryError {
     /// It is not JSON, or lacks a field, or has one too many.
     #[error("not an inventory")]
     Invalid(#[from] serde_json::Error),
+    /// It says something that cannot be.
+    #[error("not an inventory of a machine: {0}")]
+    Absurd(String),
     /// It was written by another version.
     #[error("inventory of version {0}, where version {VERSION} is understood")]
     Version(u32),

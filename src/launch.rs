@@ -68,16 +68,18 @@ pub struct RankDevice {
 }
 
 /// Who runs the controller.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Caller {
     /// User.
     pub uid: u32,
     /// Group.
     pub gid: u32,
+    /// All groups.
+    pub groups: Vec<u32>,
 }
 
 /// What must be known of the engine to make containers for it.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct EngineTraits {
     /// It runs without root: uid 0 inside is the caller outside.
     pub rootless: bool,
@@ -85,6 +87,8 @@ pub struct EngineTraits {
     pub userns_remap: bool,
     /// Memory of its machine in bytes.
     pub memory_bytes: u64,
+    /// Its driver for the containers' own logs.
+    pub log_driver: String,
 }
 
 /// The containers of one generation, in rank order; the first leads the pod.
@@ -123,6 +127,8 @@ fn spec(launch: &Launch<'_>, rank: usize, containers: usize) -> ContainerSpec {
         command: launch.program.to_vec(),
         environment: environment(launch, rank, containers, mine, &gpus),
         user: Some(user(launch)),
+        groups: groups(launch),
+        log_driver: launch.engine.log_driver.clone(),
         working_dir: job.working_dir.clone(),
         labels: labels(launch, rank),
         mounts: mounts(launch),
@@ -143,6 +149,14 @@ fn user(launch: &Launch<'_>) -> String {
         None if launch.engine.rootless => "0:0".to_owned(),
         None => format!("{}:{}", launch.caller.uid, launch.caller.gid),
     }
+}
+
+/// The caller's other groups, by which a lab shares its data. Those of another user are not known here.
+fn groups(launch: &Launch<'_>) -> Vec<u32> {
+    if launch.job.user.is_some() || launch.engine.rootless {
+        return Vec::new();
+    }
+    launch.caller.groups.iter().copied().filter(|group| *group != launch.caller.gid).collect()
 }
 
 fn labels(launch: &Launch<'_>, rank: usize) -> BTreeMap<String, String> {
@@ -254,6 +268,10 @@ pub struct ContainerSpec {
     pub environment: BTreeMap<String, String>,
     /// `uid:gid`; absent: the image's.
     pub user: Option<String>,
+    /// Further groups.
+    pub groups: Vec<u32>,
+    /// The engine's driver for the container's own log.
+    pub log_driver: String,
     /// Working directory; absent: the image's.
     pub working_dir: Option<String>,
     /// Labels.

@@ -21,11 +21,7 @@ fn main() -> ExitCode {
         .without_time()
         .with_target(false)
         .init();
-    match command::run(cli) {
-        Ok(code) => ExitCode::from(code as u8),
-        Err(failure) => {
-            output::say(&failure.render());
-            ExitCode::from(failure.code() as u8)
-        }
-    }
+    let json = cli.json;
+    let code = command::run(cli).unwrap_or_else(|failure| output::fail(&failure, json));
+    ExitCode::from(code as u8)
 }

@@ -36,8 +36,9 @@ pub struct Plan {
     pub containers: u32,
     /// The same in yolo's own terms; absent without a target, and where yolo has no terms for it.
     pub yolo: Option<YoloTerms>,
-    /// Whether the ranks check their devices and their connections before the trainer starts.
-    pub preflight: bool,
+    /// Whether the ranks check their devices and their connections before the trainer starts. Absent while the image,
+    /// which holds the program for it or does not, is unknown.
+    pub preflight: Option<bool>,
     /// Why it is so, one sentence each.
     pub reasons: Vec<String>,
     /// What a person should know before it starts, one sentence each.
@@ -98,8 +99,6 @@ pub struct Abilities {
     pub uneven_counts: bool,
     /// Micro-batches may differ in size.
     pub uneven_micro: bool,
-    /// Its image holds the preflight program.
-    pub preflight: bool,
     /// What its gradients do not keep, as a sentence.
     pub caveat: Option<&'static str>,
 }
@@ -109,17 +108,16 @@ impl Abilities {
     #[must_use]
     pub fn of(trainer: Trainer) -> Self {
         match trainer {
-            Trainer::Native => Self { uneven_counts: true, uneven_micro: true, preflight: true, caveat: None },
+            Trainer::Native => Self { uneven_counts: true, uneven_micro: true, caveat: None },
             Trainer::Ultralytics => Self {
                 uneven_counts: false,
                 uneven_micro: false,
-                preflight: true,
                 caveat: Some(
                     "trainer `ultralytics` normalises the loss of each micro-batch by its own labels: gradients depend on \
                      the cut by some percent, so another number of devices takes another path",
                 ),
             },
-            Trainer::Command => Self { uneven_counts: false, uneven_micro: false, preflight: false, caveat: None },
+            Trainer::Command => Self { uneven_counts: false, uneven_micro: false, caveat: None },
         }
     }
 }
@@ -146,13 +144,12 @@ pub fn plan(job: &Job, devices: &[Device], abilities: &Abilities) -> Result<Plan
         uneven_counts: abilities.uneven_counts,
     });
 
-    let used = world_size(job, given, demand.as_ref())?;
+    let cpu = devices[0].id.uuid().is_none();
+    let used = world_size(job, given, demand.as_ref(), cpu)?;
     let (devices, idle) = devices.split_at(used as usize);
-    reasons.push(format!("{} for {}", counted(used, "device"), wish(&job.device)));
-    let split = demand.map(|demand| {
-        let misfit = || PlanError::does_not_split(&demand, used, &job.device);
-        demand.split(used).ok_or_else(misfit)
-    });
+    let of_all = if idle.is_empty() { counted(used, "device") } else { format!("{used} of {given} devices") };
+    reasons.push(format!("{of_all} for {}", wish(&job.device)));
+    let split = demand.map(|demand| demand.split(used).ok_or_else(|| PlanError::does_not_split(&demand, used, cpu)));
     let split = split.transpose()?;
     if !idle.is_empty() {
         let names: Vec<String> = idle.iter().map(|device| device.id.to_string()).collect();
@@ -169,11 +166,13 @@ pub fn plan(job: &Job, devices: &[Device], abilities: &Abilities) -> Result<Plan
         warnings.push("the devices are not alike: every step waits for the slowest of them".into());
     }
     reasons.push("memory is not predicted: what a rank will need is unknown".into());
-    reasons.push(if abilities.preflight {
-        "preflight: the ranks meet, add known numbers and check the sum before the trainer starts".into()
-    } else {
-        "preflight is skipped: the program is not in this image".into()
-    });
+    let preflight = match job.containers {
+        Containers::PerHost => Some(false),
+        Containers::PerDevice => {
+            (job.trainer != Trainer::Command && job.image.is_none() && job.build.is_none()).then_some(true)
+        }
+    };
+    reasons.push(preflight_sentence(preflight, job.containers).into());
     // One rank has nobody to differ from.
     reasons.extend(abilities.caveat.filter(|_| used > 1).map(str::to_owned));
 
@@ -204,14 +203,38 @@ pub fn plan(job: &Job, devices: &[Device], abilities: &Abilities) -> Result<Plan
             Containers::PerHost => 1,
         },
         yolo: split.as_ref().and_then(yolo_terms),
-        preflight: abilities.preflight,
+        preflight,
         reasons,
         warnings,
     })
 }
 
+impl Plan {
+    /// Says what is known of the preflight now that the image is.
+    pub fn settle_preflight(&mut self, runs: bool) {
+        // One container for all ranks keeps the reason that it has.
+        if self.preflight == Some(runs) {
+            return;
+        }
+        let before = preflight_sentence(self.preflight, Containers::PerDevice);
+        self.preflight = Some(runs);
+        for reason in self.reasons.iter_mut().filter(|reason| *reason == before) {
+            *reason = preflight_sentence(Some(runs), Containers::PerDevice).into();
+        }
+    }
+}
+
+fn preflight_sentence(runs: Option<bool>, containers: Containers) -> &'static str {
+    match (runs, containers) {
+        (Some(true), _) => "preflight: the ranks meet, add known numbers and check the sum before the trainer starts",
+        (Some(false), Containers::PerHost) => "preflight is skipped: the program starts its ranks by itself",
+        (Some(false), Containers::PerDevice) => "preflight is skipped: the program is not in this image",
+        (None, _) => "preflight: where the image holds the program for it, the ranks check each other first",
+    }
+}
+
 /// How many of the devices are used.
-fn world_size(job: &Job, given: u32, demand: Option<&Demand>) -> Result<u32, PlanError> {
+fn world_size(job: &Job, given: u32, demand: Option<&Demand>, cpu: bool) -> Result<u32, PlanError> {
     // Only who left the choice to us can be given less than was found.
     let ours = job.device == DeviceRequest::Auto;
     if let Some(ranks) = job.nproc_per_node {
@@ -221,8 +244,16 @@ fn world_size(job: &Job, given: u32, demand: Option<&Demand>) -> Result<u32, Pla
             Err(PlanError::OtherRanks { ranks, devices: given })
         };
     }
-    let fewer = demand.filter(|_| ours).and_then(|demand| demand.most_ranks(given));
-    Ok(fewer.unwrap_or(given))
+    let Some((demand, fewer)) = demand.filter(|_| ours).and_then(|demand| Some((demand, demand.most_ranks(given)?)))
+    else {
+        return Ok(given);
+    };
+    // A device or two may stay idle for the sake of the target. Most of a machine may not: whoever asks for 61 images on 4
+    // cards wants to hear that 60 would use them all.
+    if fewer * 2 < given.min(demand.target) {
+        return Err(PlanError::does_not_split(demand, given, cpu));
+    }
+    Ok(fewer)
 }
 
 fn idle_sentence(job: &Job, demand: Option<&Demand>, given: u32, used: u32, names: &str) -> String {
@@ -266,7 +297,7 @@ fn yolo_terms(split: &batch::Uniform) -> Option<YoloTerms> {
 
 fn wish(request: &DeviceRequest) -> String {
     match request {
-        DeviceRequest::Auto => "`device: auto`, all that is free".into(),
+        DeviceRequest::Auto => "`device: auto`".into(),
         DeviceRequest::Count(count) => format!("`gpus: {count}`, any that are free"),
         DeviceRequest::Gpus(_) => "`device`, the GPUs it names".into(),
         DeviceRequest::Cpus(shares) if shares.iter().all(|share| *share == CpuShare::default()) => {

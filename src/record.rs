@@ -160,7 +160,12 @@ impl Journal {
         self.seq += 1;
         // One write for the whole line, so that a reader never sees half of one.
         let line = format!("{value}\n");
-        self.file.write_all(line.as_bytes()).map_err(|source| RecordError { path: self.path.clone(), source })
+        let before = self.file.metadata().map(|found| found.len());
+        self.file.write_all(line.as_bytes()).map_err(|source| {
+            // A full disk may have taken a part of it.
+            let _ = before.and_then(|length| self.file.set_len(length));
+            RecordError { path: self.path.clone(), source }
+        })
     }
 }
 

@@ -34,7 +34,12 @@ impl Settings {
             Some((name.into_string().ok()?, value.into_string().ok()?))
         };
         let all: BTreeMap<String, String> = std::env::vars_os().filter_map(text).collect();
-        let caller = Caller { uid: rustix::process::getuid().as_raw(), gid: rustix::process::getgid().as_raw() };
+        let groups = rustix::process::getgroups().unwrap_or_default();
+        let caller = Caller {
+            uid: rustix::process::getuid().as_raw(),
+            gid: rustix::process::getgid().as_raw(),
+            groups: groups.into_iter().map(rustix::process::Gid::as_raw).collect(),
+        };
         Self::from(all, caller)
     }
 
@@ -66,10 +71,10 @@ mod tests {
 
     #[test]
     fn the_cache_is_where_the_desktop_wants_it() {
-        let caller = Caller { uid: 7, gid: 7 };
+        let caller = Caller { uid: 7, gid: 7, groups: Vec::new() };
         let cache = |pairs: &[(&str, &str)]| {
             let all = pairs.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect();
-            Settings::from(all, caller).cache
+            Settings::from(all, caller.clone()).cache
         };
         assert_eq!(cache(&[("HOME", "/home/a")]), PathBuf::from("/home/a/.cache/evenkeel"));
         assert_eq!(cache(&[("HOME", "/home/a"), ("XDG_CACHE_HOME", "/c")]), PathBuf::from("/c/evenkeel"));

@@ -11,15 +11,17 @@ use crate::event::Signal;
 pub struct Signals {
     interrupt: Stream,
     terminate: Stream,
+    quit: Stream,
     hangup: Stream,
 }
 
 impl Signals {
-    /// Takes over SIGINT, SIGTERM and SIGHUP. Needs a tokio runtime.
+    /// Takes over SIGINT, SIGTERM, SIGQUIT and SIGHUP. Needs a tokio runtime.
     pub fn take() -> io::Result<Self> {
         Ok(Self {
             interrupt: signal(SignalKind::interrupt())?,
             terminate: signal(SignalKind::terminate())?,
+            quit: signal(SignalKind::quit())?,
             hangup: signal(SignalKind::hangup())?,
         })
     }
@@ -29,6 +31,7 @@ impl Signals {
         tokio::select! {
             _ = self.interrupt.recv() => Signal::Interrupt,
             _ = self.terminate.recv() => Signal::Terminate,
+            _ = self.quit.recv() => Signal::Quit,
             _ = self.hangup.recv() => Signal::Hangup,
         }
     }

@@ -38,7 +38,7 @@ pub struct Launch<'a> {
     pub grace: Duration,
 }
 
-/// Why a run could not be watched. Containers may still run then; the journal knows them.
+/// Why a run could not be launched or watched.
 #[derive(Debug, thiserror::Error)]
 pub enum WatchError {
     /// The spools cannot be followed.
@@ -62,6 +62,16 @@ pub enum WatchError {
     },
 }
 
+/// A generation whose last container is gone.
+#[derive(Debug)]
+pub struct Watched {
+    /// How its ranks ended.
+    pub state: RunState,
+    /// The first thing that could not be written or followed while trainers ran. They ran on: a full disk costs lines of
+    /// the record, not the training.
+    pub trouble: Option<WatchError>,
+}
+
 /// What tasks beside the loop send it.
 enum Message {
     Happened(Event),
@@ -70,58 +80,75 @@ enum Message {
         rank: u32,
         code: Option<i64>,
         oom_killed: bool,
+        words: Option<String>,
     },
 }
 
+/// How often the spools are read though nothing said that they grew: not every file system tells.
+const TICK: Duration = Duration::from_secs(1);
+/// How long to wait before asking an engine again that gave no answer.
+const AGAIN: Duration = Duration::from_millis(500);
+
 /// Launches a generation and stays with it until its last container is gone. `on` hears every event, in order, after
 /// the state machine did.
+///
+/// # Errors
+///
+/// What kept the trainers from starting. Nothing is left then.
 pub async fn watch(
     launch: &Launch<'_>,
     journal: &mut Journal,
     signals: &mut Signals,
     on: &mut dyn FnMut(&Event),
-) -> Result<RunState, WatchError> {
-    let spool_error = |source| WatchError::Spool { folder: launch.events.clone(), source };
+) -> Result<Watched, WatchError> {
     let ranks = u32::try_from(launch.specs.len()).unwrap_or(u32::MAX);
-    let growth = Growth::watch(&[&launch.events]).map_err(spool_error)?;
+    let growth = Growth::watch(&[&launch.events])
+        .map_err(|source| WatchError::Spool { folder: launch.events.clone(), source })?;
     let mut spools = Spools::new(&launch.events, ranks, launch.generation);
     let mut state = RunState::new(ranks, launch.grace);
     if launch.specs.iter().any(|spec| spec.memlock) {
         state = state.leader_first();
     }
-    let limits = Limits::default();
     let (sender, mut receiver) = unbounded_channel();
+    let mut hands = Hands { launch, journal, sender, limits: Limits::default(), trouble: None };
     let begin = Instant::now();
+    let mut followed = true;
 
-    let first = state.begin();
-    perform(launch, journal, &sender, &limits, first)?;
+    hands.perform(state.begin());
     while !state.is_over() {
         let mut events = Vec::new();
-        tokio::select! {
-            message = next(&mut receiver) => match message {
-                Message::Happened(event) => events.push(event),
-                Message::ContainerEnded { rank, code, oom_killed } => {
-                    read(&mut spools, rank, &mut events).map_err(spool_error)?;
-                    events.push(Event::Ended { rank, code, oom_killed });
+        if hands.trouble.is_some() && !state.is_under_way() && !state.is_broken() {
+            events.push(Event::Broken);
+        } else {
+            tokio::select! {
+                message = next(&mut receiver) => match message {
+                    Message::Happened(event) => events.push(event),
+                    Message::ContainerEnded { rank, code, oom_killed, words } => {
+                        events.extend(hands.read(&mut spools));
+                        events.push(Event::Ended { rank, code, oom_killed, words });
+                    }
+                },
+                grown = growth.changed(), if followed => {
+                    followed = grown.is_ok();
+                    hands.followed(grown);
+                    events.extend(hands.read(&mut spools));
                 }
-            },
-            grown = growth.changed() => {
-                grown.map_err(spool_error)?;
-                for rank in 0..ranks {
-                    read(&mut spools, rank, &mut events).map_err(spool_error)?;
-                }
+                () = tokio::time::sleep(TICK) => events.extend(hands.read(&mut spools)),
+                signal = signals.next() => events.push(Event::Signal(signal)),
+                () = until(begin, state.deadline()) => events.push(Event::Deadline),
             }
-            signal = signals.next() => events.push(Event::Signal(signal)),
-            () = until(begin, state.deadline()) => events.push(Event::Deadline),
         }
         for event in events {
-            note(journal, launch.generation, &event)?;
+            hands.note(&event);
             let actions = state.on_event(event.clone(), begin.elapsed());
             on(&event);
-            perform(launch, journal, &sender, &limits, actions)?;
+            hands.perform(actions);
         }
     }
-    Ok(state)
+    match hands.trouble {
+        Some(trouble) if state.is_broken() => Err(trouble),
+        trouble => Ok(Watched { state, trouble }),
+    }
 }
 
 async fn next(receiver: &mut UnboundedReceiver<Message>) -> Message {
@@ -139,93 +166,150 @@ async fn until(begin: Instant, deadline: Option<Duration>) {
     }
 }
 
-fn read(spools: &mut Spools, rank: u32, events: &mut Vec<Event>) -> std::io::Result<()> {
-    let records = spools.read(rank)?;
-    events.extend(records.into_iter().map(|record| Event::Told { rank, record: Box::new(record) }));
-    Ok(())
+/// What does the actions, and keeps the journal of them.
+struct Hands<'a> {
+    launch: &'a Launch<'a>,
+    journal: &'a mut Journal,
+    sender: UnboundedSender<Message>,
+    limits: Limits,
+    /// The first thing that failed here. Whether that ends the run is the loop's to say.
+    trouble: Option<WatchError>,
 }
 
-/// Facts that the spools do not hold go to the journal.
-fn note(journal: &mut Journal, generation: u32, event: &Event) -> Result<(), RecordError> {
-    let (fact, rank, detail) = match event {
-        Event::Created { rank } => ("created", *rank, json!(null)),
-        Event::Started { rank } => ("started", *rank, json!(null)),
-        Event::Removed { rank } => ("removed", *rank, json!(null)),
-        Event::Ended { rank, code, oom_killed } => ("ended", *rank, json!({ "code": code, "oom_killed": oom_killed })),
-        Event::EngineFailed { rank, operation, message } => {
-            ("engine_failed", *rank, json!({ "operation": format!("{operation:?}"), "message": message }))
+impl Hands<'_> {
+    fn keep(&mut self, outcome: Result<(), WatchError>) {
+        if let Err(error) = outcome {
+            tracing::debug!("{error}");
+            self.trouble.get_or_insert(error);
         }
-        Event::LimitKept { rank, message } => ("limit_kept", *rank, json!({ "message": message })),
-        Event::Signal(signal) => {
-            return journal.append("signal", json!({ "generation": generation, "signal": format!("{signal:?}") }));
-        }
-        Event::Told { .. } | Event::Deadline => return Ok(()),
-    };
-    journal.append(fact, json!({ "generation": generation, "rank": rank, "detail": detail }))
-}
+    }
 
-fn perform(
-    launch: &Launch<'_>,
-    journal: &mut Journal,
-    sender: &UnboundedSender<Message>,
-    limits: &Limits,
-    actions: Vec<Action>,
-) -> Result<(), WatchError> {
-    for action in actions {
-        let engine = launch.engine.clone();
-        let sender = sender.clone();
-        let limits = limits.clone();
-        match action {
-            Action::Create { rank } => {
-                let spec = launch.specs[rank as usize].clone();
-                let intent = json!({ "generation": launch.generation, "rank": rank, "container": spec.name });
-                journal.append("create", intent)?;
-                tokio::spawn(async move {
-                    let created = engine.create(&limits.kept(spec)).await;
-                    tell(&sender, rank, Operation::Create, created.map(|_| ()), Event::Created { rank });
-                });
+    fn followed(&mut self, outcome: std::io::Result<()>) {
+        let folder = self.launch.events.clone();
+        self.keep(outcome.map_err(|source| WatchError::Spool { folder, source }));
+    }
+
+    /// What all ranks have told since the last time, in the order in which they did.
+    fn read(&mut self, spools: &mut Spools) -> Vec<Event> {
+        let (records, outcome) = spools.read_all();
+        self.followed(outcome);
+        records.into_iter().map(|record| Event::Told { rank: record.rank, record: Box::new(record) }).collect()
+    }
+
+    fn journal(&mut self, entry: &str, detail: serde_json::Value) {
+        let written = self.journal.append(entry, detail);
+        self.keep(written.map_err(WatchError::from));
+    }
+
+    /// Facts that the spools do not hold go to the journal.
+    fn note(&mut self, event: &Event) {
+        let generation = self.launch.generation;
+        let (fact, rank, detail) = match event {
+            Event::Created { rank } => ("created", *rank, json!(null)),
+            Event::Started { rank } => ("started", *rank, json!(null)),
+            Event::Removed { rank } => ("removed", *rank, json!(null)),
+            Event::Ended { rank, code, oom_killed, words } => {
+                ("ended", *rank, json!({ "code": code, "oom_killed": oom_killed, "words": words }))
             }
-            Action::Start { rank } => {
-                let spec = launch.specs[rank as usize].clone();
-                tokio::spawn(async move {
-                    let started = start(&engine, &spec, rank, &limits, &sender).await;
-                    let runs = started.is_ok();
-                    tell(&sender, rank, Operation::Start, started, Event::Started { rank });
-                    if runs {
-                        let (code, oom_killed) = ended(&engine, &spec.name).await;
-                        let _ = sender.send(Message::ContainerEnded { rank, code, oom_killed });
-                    }
-                });
+            Event::EngineFailed { rank, operation, message, .. } => {
+                ("engine_failed", *rank, json!({ "operation": format!("{operation:?}"), "message": message }))
             }
-            Action::Go => {
-                let path = launch.control.join(evenkeel_wire::path::go(launch.generation));
-                std::fs::write(&path, "").map_err(|source| WatchError::Go { path, source })?;
-                journal.append("go", json!({ "generation": launch.generation }))?;
+            Event::LimitKept { rank, message } => ("limit_kept", *rank, json!({ "message": message })),
+            Event::Signal(signal) => {
+                let detail = json!({ "generation": generation, "signal": format!("{signal:?}") });
+                return self.journal("signal", detail);
             }
-            Action::Ask { rank, how } => {
-                let name = launch.specs[rank as usize].name.clone();
-                let signal = match how {
-                    Ending::Gracefully => "SIGTERM",
-                    Ending::AtOnce => "SIGUSR1",
-                    Ending::ByForce => "SIGKILL",
-                };
-                journal.append("ask", json!({ "generation": launch.generation, "rank": rank, "signal": signal }))?;
-                tokio::spawn(async move {
-                    if let Err(error) = engine.signal(&name, signal).await {
-                        tracing::warn!("{error}");
-                    }
-                });
-            }
-            Action::Remove { rank } => {
-                let name = launch.specs[rank as usize].name.clone();
-                tokio::spawn(async move {
-                    let removed = remove(&engine, &name).await;
-                    tell(&sender, rank, Operation::Remove, removed, Event::Removed { rank });
-                });
+            Event::Told { .. } | Event::Deadline | Event::Broken => return,
+        };
+        self.journal(fact, json!({ "generation": generation, "rank": rank, "detail": detail }));
+    }
+
+    fn perform(&mut self, actions: Vec<Action>) {
+        for action in actions {
+            match action {
+                Action::Create { rank } => self.create(rank),
+                Action::Start { rank } => self.start(rank),
+                Action::Go => self.go(),
+                Action::Ask { rank, how } => self.ask(rank, how),
+                Action::Remove { rank } => self.remove(rank),
             }
         }
     }
-    Ok(())
+
+    fn create(&mut self, rank: u32) {
+        let spec = self.launch.specs[rank as usize].clone();
+        let intent = json!({ "generation": self.launch.generation, "rank": rank, "container": spec.name });
+        if let Err(error) = self.journal.append("create", intent) {
+            // Without its intent on disk, nobody would look for the container after a crash.
+            let message = error.to_string();
+            self.keep(Err(error.into()));
+            let event = Event::EngineFailed { rank, operation: Operation::Create, message, answered: true };
+            let _ = self.sender.send(Message::Happened(event));
+            return;
+        }
+        let (engine, sender, limits) = (self.launch.engine.clone(), self.sender.clone(), self.limits.clone());
+        tokio::spawn(async move {
+            let created = engine.create(&limits.kept(spec)).await;
+            tell(&sender, rank, Operation::Create, created.map(|_| ()), Event::Created { rank });
+        });
+    }
+
+    fn start(&mut self, rank: u32) {
+        let spec = self.launch.specs[rank as usize].clone();
+        let (engine, sender, limits) = (self.launch.engine.clone(), self.sender.clone(), self.limits.clone());
+        tokio::spawn(async move {
+            let started = start(&engine, &spec, rank, &limits, &sender).await;
+            let runs = started.is_ok();
+            tell(&sender, rank, Operation::Start, started, Event::Started { rank });
+            if runs {
+                let (code, oom_killed) = ended(&engine, &spec.name).await;
+                let words = if code == Some(AGENT_FAILED) { agents_words(&engine, &spec.name).await } else { None };
+                let _ = sender.send(Message::ContainerEnded { rank, code, oom_killed, words });
+            }
+        });
+    }
+
+    fn go(&mut self) {
+        let path = self.launch.control.join(evenkeel_wire::path::go(self.launch.generation));
+        match std::fs::write(&path, "") {
+            Ok(()) => self.journal("go", json!({ "generation": self.launch.generation })),
+            Err(source) => {
+                self.keep(Err(WatchError::Go { path, source }));
+                // Nobody will start, so nobody would end.
+                let _ = self.sender.send(Message::Happened(Event::Broken));
+            }
+        }
+    }
+
+    fn ask(&mut self, rank: u32, how: Ending) {
+        let name = self.launch.specs[rank as usize].name.clone();
+        let signal = match how {
+            Ending::Gracefully => "SIGTERM",
+            Ending::AtOnce => "SIGUSR1",
+            Ending::ByForce => "SIGKILL",
+        };
+        self.journal("ask", json!({ "generation": self.launch.generation, "rank": rank, "signal": signal }));
+        let engine = self.launch.engine.clone();
+        tokio::spawn(async move {
+            // One that has ended meanwhile takes every signal, so this ends when the engine answers again.
+            while let Err(error) = engine.signal(&name, signal).await {
+                tracing::info!("{error}");
+                if error.is_answer() {
+                    break;
+                }
+                tokio::time::sleep(AGAIN).await;
+            }
+        });
+    }
+
+    fn remove(&mut self, rank: u32) {
+        let name = self.launch.specs[rank as usize].name.clone();
+        let (engine, sender) = (self.launch.engine.clone(), self.sender.clone());
+        tokio::spawn(async move {
+            let removed = remove(&engine, &name).await;
+            tell(&sender, rank, Operation::Remove, removed, Event::Removed { rank });
+        });
+    }
 }
 
 fn tell(
@@ -237,7 +321,7 @@ fn tell(
 ) {
     let event = match outcome {
         Ok(()) => done,
-        Err(error) => Event::EngineFailed { rank, operation, message: error.to_string() },
+        Err(error) => Event::EngineFailed { rank, operation, answered: error.is_answer(), message: error.to_string() },
     };
     // The receiver is gone only when the loop is.
     let _ = sender.send(Message::Happened(event));
@@ -283,20 +367,31 @@ async fn ended(engine: &Engine, name: &str) -> (Option<i64>, bool) {
         match engine.inspect(name).await {
             Ok(status) if !status.running => return (Some(status.exit_code), status.oom_killed),
             Err(error) if error.is_not_found() => return (None, false),
-            Ok(_) | Err(_) => tokio::time::sleep(Duration::from_millis(500)).await,
+            Ok(_) | Err(_) => tokio::time::sleep(AGAIN).await,
         }
     }
 }
 
-/// Removes a container. A busy disk can hold one back for a moment.
+/// Exit code of an agent that could not do its own work.
+const AGENT_FAILED: i64 = 125;
+
+/// What an agent said that could not do its own work. The container's log goes with the container.
+async fn agents_words(engine: &Engine, name: &str) -> Option<String> {
+    const LINES: u32 = 20;
+    let log = engine.last_words(name, LINES).await.ok()?;
+    log.lines().rev().find_map(|line| line.strip_prefix("evenkeel-agent: ")).map(str::to_owned)
+}
+
+/// Removes a container. A busy disk can hold one back for a moment; an engine that is away, or restarting, for longer.
 async fn remove(engine: &Engine, name: &str) -> Result<(), DockerError> {
-    const TRIES: u32 = 5;
+    const BUSY: u32 = 5;
+    const AWAY: u32 = 120;
     let mut tries = 1;
     loop {
         match engine.remove(name).await {
-            Err(error) if tries < TRIES => {
-                tracing::debug!("{error}; trying again");
-                tokio::time::sleep(Duration::from_millis(200)).await;
+            Err(error) if tries < if error.is_answer() { BUSY } else { AWAY } => {
+                tracing::info!("{error}; trying again");
+                tokio::time::sleep(AGAIN).await;
                 tries += 1;
             }
             other => return other,

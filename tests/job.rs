@@ -220,8 +220,18 @@ fn the_schema_describes_the_corpus() {
         "epochs-text",
         "imgsz-odd",
         "trainer-unknown",
+        "trainer-native",
         "network",
         "list",
+        "name-slash",
+        "device-unknown",
+        "device-mps",
+        "device-zero-cpus",
+        "misspelt-setting",
+        "lr0-text",
+        "optimizer",
+        "amp-no",
+        "args-rect",
     ] {
         let file = Path::new(env!("CARGO_MANIFEST_DIR")).join(format!("tests/specs/jobs/bad/{name}.yaml"));
         let text = std::fs::read_to_string(file).expect("text");

@@ -17,7 +17,7 @@ pub fn run(command: &cli::Dataset, json: bool) -> Result<ExitCode, Failure> {
         "written": set.written,
     });
     if json {
-        print(&value.to_string());
+        print(&value.to_string())?;
     } else if set.written {
         say(&format!("{}: {} training and {} validation images", set.data.display(), set.train, set.val));
     }
@@ -26,6 +26,9 @@ pub fn run(command: &cli::Dataset, json: bool) -> Result<ExitCode, Failure> {
 
 impl From<ShapesError> for Failure {
     fn from(error: ShapesError) -> Self {
-        Self::bad(error)
+        match error {
+            ShapesError::Io { .. } => Self::new(ExitCode::MachineNotReady, error),
+            _ => Self::bad(error),
+        }
     }
 }

@@ -9,9 +9,9 @@ use crate::settings::Settings;
 pub fn run(settings: &Settings, json: bool) -> Result<ExitCode, Failure> {
     let inventory = inventory(settings);
     if json {
-        print(&serde_json::to_string_pretty(&render::report(&inventory)).expect("plain data"));
+        print(&serde_json::to_string_pretty(&render::report(&inventory)).expect("plain data"))?;
     } else {
-        print(render::table(&inventory).trim_end());
+        print(render::table(&inventory).trim_end())?;
     }
     Ok(ExitCode::Done)
 }

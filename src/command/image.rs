@@ -1,7 +1,11 @@
 //! `evenkeel image`: the images that training runs in.
 
 use std::collections::BTreeMap;
+use std::path::PathBuf;
 use std::str::FromStr;
+
+use serde::Serialize;
+use serde_json::json;
 
 use crate::cli;
 use crate::docker::Engine;
@@ -11,11 +15,49 @@ use crate::output::{Screen, print};
 use crate::settings::Settings;
 
 /// Builds, pulls, saves, loads or lists.
-pub async fn run(command: &cli::Image, settings: &Settings, mut screen: Screen) -> Result<ExitCode, Failure> {
+pub async fn run(
+    command: &cli::Image,
+    settings: &Settings,
+    mut screen: Screen,
+    json: bool,
+) -> Result<ExitCode, Failure> {
     let engine = super::connect(settings).await?;
     let done = perform(command, &engine, settings, &mut screen).await;
     screen.clear();
-    done.map(|()| ExitCode::Done)
+    let done = done?;
+    if json {
+        print(&json!({ "version": 1, "images": done }).to_string())?;
+    } else {
+        for image in &done {
+            print(&line(image))?;
+        }
+    }
+    Ok(ExitCode::Done)
+}
+
+/// An image as a command's result names it.
+#[derive(Debug, Serialize)]
+struct Done {
+    name: String,
+    /// The file that it was saved to or loaded from.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    file: Option<PathBuf>,
+    /// Its size on the engine; in a list, null says that it is not built.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    bytes: Option<Option<u64>>,
+}
+
+impl Done {
+    fn named(name: String) -> Self {
+        Self { name, file: None, bytes: None }
+    }
+}
+
+fn line(image: &Done) -> String {
+    match image.bytes {
+        None => image.name.clone(),
+        Some(bytes) => format!("{:<36} {}", image.name, bytes.map_or_else(|| "not built".to_owned(), gibibytes)),
+    }
 }
 
 async fn perform(
@@ -23,43 +65,42 @@ async fn perform(
     engine: &Engine,
     settings: &Settings,
     screen: &mut Screen,
-) -> Result<(), Failure> {
-    match command {
+) -> Result<Vec<Done>, Failure> {
+    Ok(match command {
         cli::Image::Build(images) => {
             let options = options(settings, &images.build_args)?;
-            for ready in ensure(engine, images, &options, screen).await? {
-                print(&ready.name);
-            }
+            let ready = ensure(engine, images, &options, screen).await?;
+            ready.into_iter().map(|ready| Done::named(ready.name)).collect()
         }
         cli::Image::Pull { images } => {
             for name in images {
                 image::find_own(engine, name, &mut |progress| screen.image(&progress)).await?;
-                print(name);
             }
+            images.iter().cloned().map(Done::named).collect()
         }
         cli::Image::Save { images, output } => {
             let options = options(settings, &images.build_args)?;
             let ready = ensure(engine, images, &options, screen).await?;
             let names: Vec<String> = ready.into_iter().map(|ready| ready.name).collect();
             image::save(engine, &names, output, &mut |progress| screen.image(&progress)).await?;
-            print(&output.display().to_string());
+            names.into_iter().map(|name| Done { file: Some(output.clone()), ..Done::named(name) }).collect()
         }
         cli::Image::Load { file } => {
-            image::load(engine, file, &mut |progress| screen.image(&progress)).await?;
+            let names = image::load(engine, file, &mut |progress| screen.image(&progress)).await?;
+            names.into_iter().map(|name| Done { file: Some(file.clone()), ..Done::named(name) }).collect()
         }
         cli::Image::List => {
             let options = options(settings, &[])?;
+            let tags = image::tags(&options);
+            let mut all = Vec::new();
             for name in ImageName::ALL {
-                let tags = image::tags(&options);
-                let state = match image::find(engine, name, &options).await? {
-                    Some(ready) => gibibytes(ready.image.size_bytes),
-                    None => "not built".to_owned(),
-                };
-                print(&format!("{:<36} {state}", tags.of(name)));
+                let found = image::find(engine, name, &options).await?;
+                let bytes = Some(found.map(|ready| ready.image.size_bytes));
+                all.push(Done { bytes, ..Done::named(tags.of(name).to_owned()) });
             }
+            all
         }
-    }
-    Ok(())
+    })
 }
 
 async fn ensure(

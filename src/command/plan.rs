@@ -21,9 +21,9 @@ pub fn run(args: &cli::Plan, settings: &Settings, json: bool) -> Result<ExitCode
     };
     let prepared = prepare::job(&args.job, inventory, visible, false)?;
     if json {
-        print(&serde_json::to_string_pretty(&prepared.plan).expect("plain data"));
+        print(&serde_json::to_string_pretty(&prepared.plan).expect("plain data"))?;
     } else {
-        print(prepared.describe().trim_end());
+        print(prepared.describe().trim_end())?;
     }
     Ok(ExitCode::Done)
 }

@@ -15,11 +15,11 @@ use crate::image::{self, ImageName};
 use crate::inventory::lock::{self, DeviceLocks, Holder};
 use crate::inventory::ready::{self, EngineFacts};
 use crate::inventory::{CudaVersion, Device, DeviceId, DeviceRequest, Inventory, SelectOptions, select};
-use crate::job::{self, Containers, Job, Micro, Network, ResolvedJob, Trainer};
+use crate::job::{self, Containers, Job, Micro, Network, Origin, ResolvedJob, Trainer};
 use crate::launch::{Mount, RankDevice};
 use crate::output::Screen;
 use crate::plan::{self, Abilities, Plan};
-use crate::record::RunDir;
+use crate::record::{RecordError, RunDir};
 use crate::settings::Settings;
 
 /// The CUDA that our images hold.
@@ -64,28 +64,48 @@ pub struct Program {
 /// is this machine's.
 pub fn job(args: &JobArgs, inventory: Inventory, visible: Option<&str>, smoke: bool) -> Result<Prepared, Failure> {
     let mut resolved = job::load(&args.job, &args.overrides)?;
-    let options = SelectOptions { cuda_visible_devices: visible, ..SelectOptions::default() };
+    let ours = resolved.job.trainer != Trainer::Command;
+    let oldest = ours.then(|| ready::oldest_card(IMAGE_CUDA.major)).flatten();
+    let options = SelectOptions { cuda_visible_devices: visible, oldest };
     let selection = select(&inventory, &resolved.job.device, &options)?;
     if smoke {
-        quick_look(&mut resolved.job, u32::try_from(selection.devices.len()).unwrap_or(u32::MAX));
+        quick_look(&mut resolved, u32::try_from(selection.devices.len()).unwrap_or(u32::MAX))?;
     }
     let abilities = Abilities::of(resolved.job.trainer);
     let mut plan = plan::plan(&resolved.job, &selection.devices, &abilities)?;
+    if smoke {
+        for reason in &mut plan.reasons {
+            *reason = reason.replace("as `batch.micro` says", "as `--smoke` has it");
+        }
+    }
     plan.reasons.splice(0..0, selection.reasons);
     plan.warnings.splice(0..0, resolved.notes.iter().cloned());
+    if ours {
+        // What keeps it from training is said by a plan, too; only a training ends of it.
+        let trouble = ready::check_cuda(&inventory.host, &selection.devices, IMAGE_CUDA);
+        plan.warnings.extend(trouble.err().map(|trouble| trouble.to_string()));
+    }
     let devices = selection.devices.into_iter().take(plan.world_size as usize).collect();
     Ok(Prepared { resolved, inventory, devices, plan, smoke, data: None, model: None })
 }
 
 /// One short epoch of small micro-batches, whatever the job says of the long run.
-fn quick_look(job: &mut Job, devices: u32) {
+fn quick_look(resolved: &mut ResolvedJob, devices: u32) -> Result<(), Failure> {
+    let job = &mut resolved.job;
+    if job.trainer == Trainer::Command {
+        let failure =
+            Failure::bad("`--smoke` is for trainers whose settings are known; this job runs a program of its own");
+        return Err(failure.hint("give the program its own short settings, in `command` or `environment`"));
+    }
     job.name.push_str("-smoke");
     job.epochs = 1;
-    if job.trainer != Trainer::Command {
-        job.batch.micro = Micro::Fixed(SMOKE_MICRO);
-        job.batch.target = Some(SMOKE_MICRO * devices);
-        job.args.insert("plots".to_owned(), Value::Bool(false));
+    job.batch.micro = Micro::Fixed(SMOKE_MICRO);
+    job.batch.target = Some(SMOKE_MICRO * devices);
+    job.args.insert("plots".to_owned(), Value::Bool(false));
+    for path in ["name", "epochs", "batch.target", "batch.micro", "args.plots"] {
+        resolved.origins.insert(path.to_owned(), Origin::Derived("--smoke".to_owned()));
     }
+    Ok(())
 }
 
 impl Prepared {
@@ -95,8 +115,8 @@ impl Prepared {
         &self.resolved.job
     }
 
-    /// Finds volumes, data and weights; fetches those that are known by name.
-    pub async fn find_data(&mut self, settings: &Settings, screen: &mut Screen) -> Result<(), Failure> {
+    /// Finds what this machine has of volumes, data and weights. What is only known by name is left to [`Self::fetch`].
+    pub fn find(&mut self, screen: &Screen) -> Result<(), Failure> {
         for volume in &self.resolved.job.volumes {
             // One that only the engine may look into is left to it.
             let found = std::fs::metadata(&volume.source);
@@ -105,17 +125,63 @@ impl Prepared {
                 return Err(Failure::new(ExitCode::BadRequest, named).hint("paths are relative to the job file"));
             }
         }
+        if let Some(build) = self.resolved.job.build.as_ref().filter(|build| !build.context.is_dir()) {
+            let message = format!("the build context `{}` is no folder", build.context.display());
+            return Err(
+                Failure::bad(message).hint("`build` names the folder with the Dockerfile, relative to the job file")
+            );
+        }
         if let Some(named) = &self.resolved.job.data {
-            let found = super::fetch::data(named, settings, screen).await?;
-            for warning in &found.warnings {
-                screen.line(&format!("warning: {warning}"));
-            }
-            self.data = Some(found);
+            self.data = super::fetch::local_data(named)?;
         }
         if self.resolved.job.trainer != Trainer::Command {
-            self.model = Some(model(&self.resolved.job.model, settings, screen).await?);
+            self.model = local_model(&self.resolved.job.model)?;
+        }
+        self.tell_warnings(screen);
+        Ok(())
+    }
+
+    /// Fetches data and weights that are known by name and not here yet. That can be gigabytes: it comes after whatever
+    /// could refuse the job.
+    pub async fn fetch(&mut self, settings: &Settings, screen: &mut Screen) -> Result<(), Failure> {
+        if let (None, Some(named)) = (&self.data, &self.resolved.job.data) {
+            self.data = Some(super::fetch::data(named, settings, screen).await?);
+            self.tell_warnings(screen);
+        }
+        let job = &self.resolved.job;
+        if self.model.is_none() && job.trainer != Trainer::Command {
+            let weights = super::fetch::known_weights(&job.model)?;
+            self.model = Some(mounted_model(&super::fetch::weights(weights, settings, screen).await?));
         }
         Ok(())
+    }
+
+    fn tell_warnings(&self, screen: &Screen) {
+        for warning in self.data.iter().flat_map(|data| &data.warnings) {
+            screen.line(&format!("warning: {warning}"));
+        }
+    }
+
+    /// Refuses paths that cannot be told to the engine, whose interface is JSON, before anything is made.
+    pub fn check_paths(&self) -> Result<(), Failure> {
+        let runs = std::path::absolute(&self.job().runs).unwrap_or_else(|_| self.job().runs.clone());
+        let volumes = self.job().volumes.iter().map(|volume| volume.source.clone());
+        let data = self.data_mounts().into_iter().map(|mount| mount.source);
+        match std::iter::once(runs).chain(volumes).chain(data).find(|path| path.to_str().is_none()) {
+            None => Ok(()),
+            Some(path) => {
+                let failure = Failure::bad(format!("the path `{}` is not UTF-8", path.display()));
+                Err(failure.hint("the engine can mount only paths that are: rename the folder, or work in another one"))
+            }
+        }
+    }
+
+    /// The plan with what the image says of the preflight; a line on it where that was open until now.
+    pub fn settle_preflight(&mut self, program: &Program) -> Option<&str> {
+        let open = self.plan.preflight.is_none();
+        self.plan.settle_preflight(program.preflight.is_some());
+        let reason = self.plan.reasons.iter().find(|reason| reason.starts_with("preflight"))?;
+        open.then_some(reason)
     }
 
     /// The plan, as a person reads it.
@@ -219,6 +285,13 @@ impl Prepared {
         Ok(())
     }
 
+    /// Writes the plan again, with something that turned out when it was carried out.
+    pub fn plan_with(&self, run: &RunDir, warning: &str) -> Result<(), RecordError> {
+        let mut plan = self.plan.clone();
+        plan.warnings.push(warning.to_owned());
+        run.write("plan.json", &pretty(&plan)).map(|_| ())
+    }
+
     fn trainer_job(&self, run: &RunDir, generation: u32, _program: &Program) -> TrainerJob {
         let job = self.job();
         let nothing = || DataSet { path: String::new(), train: Vec::new(), val: Vec::new(), names: BTreeMap::new() };
@@ -286,19 +359,35 @@ impl Prepared {
     }
 }
 
-/// A model by name (`yolov8n.yaml`), by path, or as weights that can be fetched.
-async fn model(named: &str, settings: &Settings, screen: &mut Screen) -> Result<Model, Failure> {
+/// A model by name (`yolov8n.yaml`) or by path. Absent: weights that can be fetched.
+fn local_model(named: &str) -> Result<Option<Model>, Failure> {
     let path = Path::new(named);
-    if !path.is_file() {
-        if named.ends_with(".yaml") || named.ends_with(".yml") {
-            // A configuration that the trainer brings along.
-            return Ok(Model { name: named.to_owned(), mount: None });
-        }
-        let fetched = super::fetch::weights(named, settings, screen).await?;
-        return Ok(mounted_model(&fetched));
+    if path.is_file() {
+        let absolute = path.canonicalize().map_err(|error| Failure::new(ExitCode::BadRequest, error))?;
+        return Ok(Some(mounted_model(&absolute)));
     }
-    let absolute = path.canonicalize().map_err(|error| Failure::new(ExitCode::BadRequest, error))?;
-    Ok(mounted_model(&absolute))
+    if named.ends_with(".yaml") || named.ends_with(".yml") {
+        if is_builtin(named) {
+            return Ok(Some(Model { name: named.to_owned(), mount: None }));
+        }
+        let hint = "the trainer brings along those of YOLO, such as `yolov8n.yaml`; others are files of yours";
+        return Err(Failure::bad(format!("no model configuration at `{named}`")).hint(hint));
+    }
+    super::fetch::known_weights(named).map(|_| None)
+}
+
+/// Whether a configuration may be one that the trainer brings along, by how these are named: a generation of YOLO and a size.
+fn is_builtin(named: &str) -> bool {
+    let stem = named.trim_end_matches(".yaml").trim_end_matches(".yml");
+    if named.contains('/') {
+        return false;
+    }
+    let Some(rest) = stem.strip_prefix("yolo") else { return stem.starts_with("rtdetr-") };
+    let rest = rest.trim_start_matches('v');
+    let generation = rest.chars().take_while(char::is_ascii_digit).count();
+    // Of a size, or of what follows it (`-p6`, `-ghost`), only the size is checked here.
+    let size = rest[generation..].chars().next();
+    generation > 0 && size.is_none_or(|size| "nstmblxce-".contains(size))
 }
 
 fn mounted_model(path: &Path) -> Model {

@@ -15,21 +15,23 @@ use crate::failure::{self, Diagnosis};
 use crate::job::Trainer;
 use crate::launch::{self, EngineTraits};
 use crate::output::printer::Printer;
-use crate::output::{Screen, print, say};
+use crate::output::{self, Screen, print, say};
 use crate::record::{Journal, RecordError, RunDir};
 use crate::settings::Settings;
 use crate::signal::Signals;
 use crate::watch::state::How;
-use crate::watch::{self, WatchError};
+use crate::watch::{self, WatchError, Watched};
 
 use super::prepare::{self, Prepared};
 
 /// Trains what the job describes.
 pub async fn run(args: &cli::Train, settings: &Settings, mut screen: Screen, json: bool) -> Result<ExitCode, Failure> {
     let begin = Instant::now();
+    // Before the signals are ours: whoever waits for a job or data on a slow disk can end us as any program.
+    let prepared = plan(args, settings, &screen)?;
     let mut signals = Signals::take().map_err(|error| Failure::new(ExitCode::MachineNotReady, error))?;
     let ready = tokio::select! {
-        ready = get_ready(args, settings, &mut screen) => ready?,
+        ready = get_ready(prepared, settings, &mut screen) => ready?,
         signal = stopped(&mut signals) => {
             screen.clear();
             say("stopped before any container was made");
@@ -38,9 +40,24 @@ pub async fn run(args: &cli::Train, settings: &Settings, mut screen: Screen, jso
     };
     let finished = train(&ready, settings, &mut signals, &mut screen, json).await;
     screen.clear();
-    let (outcome, run) = finished?;
-    conclude(&ready, &outcome, &run, begin.elapsed(), &screen, json);
-    Ok(outcome.exit())
+    let (outcome, mut run) = finished?;
+    let time = begin.elapsed();
+    // The run is over, its record whole and its devices free: a reader who is slow or gone holds up only these last words.
+    if let Some(printer) = run.printer.take() {
+        wait_for(printer, &mut signals).await;
+    }
+    conclude(&ready, &outcome, &run, time, &screen, json)?;
+    // Containers that hold GPUs are no good end, whatever the trainers did.
+    Ok(if run.left.is_empty() || outcome.exit() != ExitCode::Done { outcome.exit() } else { ExitCode::MachineNotReady })
+}
+
+fn plan(args: &cli::Train, settings: &Settings, screen: &Screen) -> Result<Prepared, Failure> {
+    let inventory = super::devices::inventory(settings);
+    let mut prepared = prepare::job(&args.job, inventory, settings.cuda_visible_devices.as_deref(), args.smoke)?;
+    prepared.find(screen)?;
+    prepared.check_paths()?;
+    screen.line(prepared.describe().trim_end());
+    Ok(prepared)
 }
 
 /// The next signal that asks for an end. A lost terminal is none.
@@ -55,7 +72,7 @@ async fn stopped(signals: &mut Signals) -> Signal {
 
 fn interrupted(signal: Signal) -> ExitCode {
     match signal {
-        Signal::Interrupt => ExitCode::Interrupted,
+        Signal::Interrupt | Signal::Quit => ExitCode::Interrupted,
         Signal::Terminate | Signal::Hangup => ExitCode::Terminated,
     }
 }
@@ -68,17 +85,22 @@ struct Ready {
     image: prepare::Program,
 }
 
-async fn get_ready(args: &cli::Train, settings: &Settings, screen: &mut Screen) -> Result<Ready, Failure> {
-    let inventory = super::devices::inventory(settings);
-    let mut prepared = prepare::job(&args.job, inventory, settings.cuda_visible_devices.as_deref(), args.smoke)?;
-    prepared.find_data(settings, screen).await?;
-    screen.line(prepared.describe().trim_end());
+/// What could refuse the job comes first, what takes gigabytes last.
+async fn get_ready(mut prepared: Prepared, settings: &Settings, screen: &mut Screen) -> Result<Ready, Failure> {
     let engine = super::connect(settings).await?;
     let info = engine.info().await?;
     prepared.check_machine(settings, &info)?;
+    prepared.fetch(settings, screen).await?;
     let image = prepared.image(&engine, settings, screen).await?;
-    let traits =
-        EngineTraits { rootless: info.rootless, userns_remap: info.userns_remap, memory_bytes: info.memory_bytes };
+    if let Some(reason) = prepared.settle_preflight(&image) {
+        screen.line(reason);
+    }
+    let traits = EngineTraits {
+        rootless: info.rootless,
+        userns_remap: info.userns_remap,
+        memory_bytes: info.memory_bytes,
+        log_driver: info.log_driver,
+    };
     Ok(Ready { prepared, engine, traits, image })
 }
 
@@ -104,8 +126,12 @@ impl Outcome {
 struct Finished {
     run: RunDir,
     metrics: std::collections::BTreeMap<String, f64>,
-    /// Last lines of the culprit's log.
+    /// Last lines of the culprit's log, as a terminal would show them.
     tail: String,
+    /// Names of containers that the engine did not remove.
+    left: Vec<String>,
+    /// Still printing what the ranks wrote.
+    printer: Option<Printer>,
     incomplete: Vec<String>,
 }
 
@@ -121,7 +147,7 @@ async fn train(
     let job = prepared.job();
     let agent = agent::path(&settings.cache)?;
     // Held until this function returns, and freed by the system should we die.
-    let _locks = prepared.lock_devices(settings)?;
+    let locks = prepared.lock_devices(settings)?;
     let run = RunDir::create(&job.runs, &job.name, SystemTime::now())?;
     let mut journal = Journal::create(&run)?;
     prepared.write_record(&run, GENERATION, &ready.image)?;
@@ -140,15 +166,18 @@ async fn train(
         agent: &agent,
         devices: &devices,
         data: &data,
-        caller: settings.caller,
-        engine: ready.traits,
+        caller: settings.caller.clone(),
+        engine: ready.traits.clone(),
         master_port: prepared.master_port(),
         caller_environment: &settings.all,
     });
     let ranks = u32::try_from(specs.len()).unwrap_or(u32::MAX);
     // Programs without progress of ours show their own output, where stdout is not for JSON.
     let printer = (job.trainer == Trainer::Command && !json)
-        .then(|| Printer::start(&run.logs(), ranks))
+        .then(|| {
+            screen.clear();
+            Printer::start(&run.logs(), ranks)
+        })
         .transpose()
         .map_err(|error| Failure::new(ExitCode::MachineNotReady, error))?;
     let generation = watch::Launch {
@@ -160,33 +189,46 @@ async fn train(
         grace: job.stop_grace_period,
     };
     let mut seals = Seals::default();
-    let state = watch::watch(&generation, &mut journal, signals, &mut |event| {
+    let mut limit_kept = false;
+    let Watched { state, trouble } = watch::watch(&generation, &mut journal, signals, &mut |event| {
         seals.hear(event);
+        limit_kept |= matches!(event, Event::LimitKept { .. });
         screen.event(event);
     })
     .await?;
-    if let Some(printer) = printer {
-        wait_for(printer, signals).await;
-    }
+    drop(locks);
 
     let tail = |rank: u32| tail(&run.logs().join(evenkeel_wire::path::log(rank)));
     let ends = state.ends();
     let outcome = match (state.signal(), failure::diagnose(&ends, tail)) {
         (Some(signal), _) => Outcome::Stopped(signal),
         (None, Some(diagnosis)) => Outcome::Failed(diagnosis),
+        (None, None) if job.trainer != Trainer::Command && !screen.has_steps() => Outcome::Failed(failure::no_step()),
         (None, None) => Outcome::Done,
     };
-    run.adopt_output()?;
+    // From here on what cannot be written is told beside the outcome, never in its place.
+    let mut unwritten = run.adopt_output().map_err(WatchError::from);
+    if limit_kept {
+        let plan = prepared.plan_with(&run, "locked memory is limited: the engine may not lift the limit");
+        unwritten = unwritten.and(plan.map_err(WatchError::from));
+    }
     let ran = |rank| ends.iter().any(|end| end.rank == rank && !matches!(end.how, How::NotStarted { .. }));
     let logs = seals.verify(&run, ranks, ran);
-    journal.append("logs", json!(logs.iter().map(|log| &log.fact).collect::<Vec<_>>()))?;
-    journal.append("end", json!({ "exit_code": outcome.exit() as u8, "outcome": format!("{outcome:?}") }))?;
+    let facts = [
+        ("logs", json!(logs.iter().map(|log| &log.fact).collect::<Vec<_>>())),
+        ("end", json!({ "exit_code": outcome.exit() as u8, "outcome": format!("{outcome:?}") })),
+    ];
+    for (fact, detail) in facts {
+        unwritten = unwritten.and(journal.append(fact, detail).map_err(WatchError::from));
+    }
     let tail = match &outcome {
         Outcome::Failed(diagnosis) => tail(diagnosis.rank),
         _ => String::new(),
     };
-    let incomplete = logs.into_iter().filter_map(|log| log.complaint).collect();
-    Ok((outcome, Finished { run, metrics: screen.metrics(), tail, incomplete }))
+    let left = state.left().into_iter().map(|rank| specs[rank as usize].name.clone()).collect();
+    let incomplete = trouble.or(unwritten.err()).map(|error| crate::error::chain(&error));
+    let incomplete = incomplete.into_iter().chain(logs.into_iter().filter_map(|log| log.complaint)).collect();
+    Ok((outcome, Finished { run, metrics: screen.metrics(), tail, printer, incomplete, left }))
 }
 
 /// Lets the printer print what is left, unless the user has enough.
@@ -249,12 +291,19 @@ fn tail(path: &Path) -> String {
     const BYTES: u64 = 8 << 10;
     const LINES: usize = 15;
     let text = crate::record::last_bytes(path, BYTES).unwrap_or_default();
-    let text = String::from_utf8_lossy(&text);
+    let text = output::plain(&String::from_utf8_lossy(&text));
     let lines: Vec<&str> = text.lines().collect();
     lines[lines.len().saturating_sub(LINES)..].join("\n")
 }
 
-fn conclude(ready: &Ready, outcome: &Outcome, finished: &Finished, time: Duration, screen: &Screen, json: bool) {
+fn conclude(
+    ready: &Ready,
+    outcome: &Outcome,
+    finished: &Finished,
+    time: Duration,
+    screen: &Screen,
+    json: bool,
+) -> Result<(), Failure> {
     let record = shown(finished.run.path());
     let best = finished.run.path().join("weights/best.pt");
     let weights = best.exists().then(|| shown(&best));
@@ -267,14 +316,19 @@ fn conclude(ready: &Ready, outcome: &Outcome, finished: &Finished, time: Duratio
             "failure": match outcome {
                 Outcome::Failed(it) => json!({
                     "rank": it.rank, "class": it.class.name(), "message": it.message, "advice": it.advice,
+                    "tail": finished.tail,
                 }),
                 _ => json!(null),
             },
         });
-        print(&value.to_string());
+        print(&value.to_string())?;
     }
     for complaint in &finished.incomplete {
         screen.line(complaint);
+    }
+    if !finished.left.is_empty() {
+        let names = finished.left.join(" ");
+        say(&format!("the engine did not remove every container; when it answers again: docker rm -f {names}"));
     }
     match outcome {
         Outcome::Done => {
@@ -289,7 +343,8 @@ fn conclude(ready: &Ready, outcome: &Outcome, finished: &Finished, time: Duratio
         Outcome::Failed(diagnosis) => {
             let Diagnosis { rank, class, message, advice, .. } = diagnosis;
             let mut text = String::new();
-            if !finished.tail.is_empty() && ready.prepared.job().trainer != Trainer::Command {
+            // What the ranks printed here needs no repeating.
+            if !finished.tail.is_empty() && (json || ready.prepared.job().trainer != Trainer::Command) {
                 text = finished.tail.lines().map(|line| format!("  | {line}\n")).collect();
             }
             text += &format!("error: rank {rank} failed first: {message} ({})", class.name());
@@ -297,6 +352,7 @@ fn conclude(ready: &Ready, outcome: &Outcome, finished: &Finished, time: Duratio
             say(&text);
         }
     }
+    Ok(())
 }
 
 /// A path as the person would type it from here.

@@ -100,6 +100,15 @@ impl DataError {
     #[must_use]
     pub fn hint(&self) -> Option<String> {
         Some(match self {
+            // As a data set of a job this name is fetched; only as a path it leads nowhere.
+            Self::NotFound(path) if path.to_str().is_some_and(|name| catalog::set(name).is_some()) => {
+                format!("this set is known by name: a job says `data: {}`, and it is fetched", path.display())
+            }
+            Self::NotFound(path) if path.is_relative() => format!(
+                "it was looked for from the folder you are in; give the path of a data.yaml, or one of the sets that can be \
+                 fetched: {}; `evenkeel dataset shapes DIR` draws one",
+                catalog::set_names()
+            ),
             Self::NotFound(_) => format!(
                 "give the path of a data.yaml, or one of the sets that can be fetched: {}; `evenkeel dataset shapes DIR` \
                  draws one",

@@ -45,7 +45,7 @@ pub fn job_for(data: &str, set: &ResolvedData) -> String {
          batch:\n\
          \x20 # Images of one optimizer step over all devices, exactly; the same on one GPU and on eight.\n\
          \x20 target: {target}\n\
-         \x20 # Images of one forward and backward pass on one device: as many as fit.\n\
+         \x20 # Images of one forward and backward pass on one device; auto: the target over the devices.\n\
          \x20 micro: auto\n\
          \n\
          # auto (every free GPU, else the CPU) | 0 | [0, 1] | cpu | cpu:2; or `gpus: 2` for any two free ones.\n\

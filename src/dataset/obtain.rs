@@ -78,11 +78,14 @@ pub async fn obtain(fetcher: &Fetcher, set: &'static Set, on_progress: OnProgres
         }
     }
     fs::create_dir_all(&partial).map_err(io_error("create folder", &partial))?;
-    for archive in &archives {
+    for archive in archives {
         let limits = Limits { bytes: set.unpacked_bytes.saturating_mul(4), ..Limits::default() };
-        unpack(archive, &partial, limits, &|done, total| told(Stage::Unpacking, done, total))?;
+        let into = partial.clone();
+        let work = move |on_file: OnFile<'_>| unpack(&archive, &into, limits, on_file);
+        beside(work, |done, total| told(Stage::Unpacking, done, total)).await?;
     }
-    let root = prepare(set, &partial)?;
+    let unpacked = partial.clone();
+    let root = beside(move |_| prepare(set, &unpacked), |_, _| {}).await?;
     let data = data_yaml(set);
     fs::write(root.join("data.yaml"), &data).map_err(io_error("write", &root))?;
     let marker = serde_json::to_vec(&ours).expect("text becomes JSON");
@@ -91,6 +94,27 @@ pub async fn obtain(fetcher: &Fetcher, set: &'static Set, on_progress: OnProgres
     // What an archive held beside the set's folder.
     let _ = fs::remove_dir_all(&partial);
     Ok(dir.join("data.yaml"))
+}
+
+type OnFile<'a> = &'a dyn Fn(u64, Option<u64>);
+
+/// Does work on files in a thread of its own, so that a signal is heard meanwhile, and passes on what it tells. Given up, the
+/// thread ends with the process.
+async fn beside<T: Send + 'static>(
+    work: impl FnOnce(OnFile<'_>) -> Result<T, FetchError> + Send + 'static,
+    told: impl Fn(u64, Option<u64>),
+) -> Result<T, FetchError> {
+    let (sender, mut receiver) = tokio::sync::mpsc::unbounded_channel();
+    let thread = tokio::task::spawn_blocking(move || {
+        work(&|done, total| {
+            // Nobody listens only when the work is given up.
+            let _ = sender.send((done, total));
+        })
+    });
+    while let Some((done, total)) = receiver.recv().await {
+        told(done, total);
+    }
+    thread.await.expect("work on files does not panic")
 }
 
 /// Brings what was unpacked into YOLO's layout and returns the set's folder.

@@ -173,7 +173,7 @@ fn list_base<'a>(
     places: &Places,
     sources: impl Iterator<Item = &'a PathBuf>,
 ) -> Result<PathBuf, DataError> {
-    for list in sources.filter(|path| path.is_file()) {
+    for list in sources.filter(|path| path.is_file() && !scan::is_image(path)) {
         let Some(line) = scan::first_relative(list)? else { continue };
         let starts = [Some(root), list.parent(), yaml.parent(), Some(places.cwd.as_path())];
         if let Some(start) = starts.into_iter().flatten().find(|start| start.join(&line).exists()) {

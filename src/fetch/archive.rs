@@ -117,6 +117,10 @@ impl Target<'_> {
     }
 
     fn file(&mut self, name: &Path, reader: &mut dyn Read) -> Result<(), FetchError> {
+        // What a desktop leaves in every archive it packs.
+        if name.file_name().is_some_and(|name| name == ".DS_Store") || name.starts_with("__MACOSX") {
+            return Ok(());
+        }
         let Some(path) = self.place(name)? else { return Ok(()) };
         if let Some(parent) = path.parent() {
             fs::create_dir_all(parent).map_err(io_error("create folder", parent))?;

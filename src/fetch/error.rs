@@ -81,7 +81,7 @@ impl FetchError {
             Self::Unavailable { place, sha256, .. } => {
                 let hash = sha256.as_ref().map_or_else(String::new, |sha256| format!(" (sha256 {sha256})"));
                 format!(
-                    "fetch it on another machine and place it at `{}`{hash}, or name a mirror or a folder that has it",
+                    "fetch it on another machine and place it at `{}`{hash}, or name a mirror or a folder that has it in `EVENKEEL_MIRRORS`",
                     place.display()
                 )
             }

@@ -2,7 +2,7 @@
 
 use std::fs::{self, File};
 use std::io::{self, Read, Write};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use flate2::Compression;
 use flate2::read::GzDecoder;
@@ -34,8 +34,14 @@ pub async fn save(
         // Layers that two of them share are written once; this is the most it can be.
         total += image.size_bytes;
     }
-    let partial = Partial(file.with_extension("partial"));
-    let out = File::create(&partial.0).map_err(fail("create"))?;
+    // A pipe, a device or what a link leads to is written into; only a plain file is replaced, and appears when it is whole.
+    let in_place = fs::symlink_metadata(file).is_ok_and(|found| !found.is_file());
+    let partial = (!in_place).then(|| Partial(partial_beside(file)));
+    let opened = match &partial {
+        Some(partial) => File::create(&partial.0),
+        None => File::options().write(true).truncate(true).open(file),
+    };
+    let out = opened.map_err(fail("create"))?;
     let zipped = file.extension().is_some_and(|end| end == "gz" || end == "tgz");
     let mut out = if zipped { Sink::Gzip(GzEncoder::new(out, Compression::fast())) } else { Sink::Plain(out) };
     let names: Vec<&str> = names.iter().map(String::as_str).collect();
@@ -50,9 +56,18 @@ pub async fn save(
             progress(Progress::Layer { id: file.display().to_string(), current, total: total.max(current) });
         }
     }
-    out.finish().and_then(|file| file.sync_all()).map_err(fail("write"))?;
-    fs::rename(&partial.0, file).map_err(fail("write"))?;
-    Ok(fs::metadata(file).map_err(fail("read"))?.len())
+    let out = out.finish().map_err(fail("write"))?;
+    if let Some(partial) = partial {
+        out.sync_all().map_err(fail("write"))?;
+        fs::rename(&partial.0, file).map_err(fail("write"))?;
+    }
+    Ok(fs::metadata(file).ok().filter(fs::Metadata::is_file).map_or(current, |found| found.len()))
+}
+
+/// A name beside `file` that no other file and no other process has.
+fn partial_beside(file: &Path) -> PathBuf {
+    let name = file.file_name().unwrap_or_default().to_string_lossy();
+    file.with_file_name(format!(".{name}.{}.part", std::process::id()))
 }
 
 /// Loads images from such a file, or from one that `docker save` wrote. Returns their names.
@@ -80,7 +95,7 @@ pub async fn load(
 }
 
 /// A file that is removed unless it was given its name.
-struct Partial(std::path::PathBuf);
+struct Partial(PathBuf);
 
 impl Drop for Partial {
     fn drop(&mut self) {

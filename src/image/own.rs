@@ -89,8 +89,14 @@ pub async fn build_own(
     options: &Options,
     progress: &mut (dyn FnMut(Progress) + Send),
 ) -> Result<Ready, ImageError> {
-    let files = Files::read(build)?;
-    let mut hash = files.hash()?;
+    // Beside the loop: a context of gigabytes takes a while to read, and a signal must be heard meanwhile.
+    let asked = build.clone();
+    let read = tokio::task::spawn_blocking(move || {
+        let files = Files::read(&asked)?;
+        let hash = files.hash()?;
+        Ok::<_, ImageError>((files, hash))
+    });
+    let (files, mut hash) = read.await.expect("reading files does not panic")?;
     hash.add(build.target.as_deref().unwrap_or("").as_bytes());
     for (name, value) in &build.args {
         hash.add(name.as_bytes());

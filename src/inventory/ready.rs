@@ -57,13 +57,11 @@ impl NotReady {
     pub fn hint(&self) -> String {
         match self {
             Self::DriverTooOld { needed, .. } => format!(
-                "install driver {needed} or newer (`sudo apt install nvidia-driver` where it is packaged), or build the \
-                 images for an older CUDA with the build argument `TORCH_FLAVOUR` (images/README.md)"
+                "install driver {needed} or newer (`sudo apt install nvidia-driver` where it is packaged), or train on \
+                 `device=cpu:2`"
             ),
             Self::CardTooOld { .. } => {
-                "build the images for an older CUDA with the build argument `TORCH_FLAVOUR` (images/README.md), \
-                                        leave the card out with `device=`, or train on `device=cpu:2`"
-                    .to_owned()
+                "leave the card out (`device=` names the others), or train on `device=cpu:2`".to_owned()
             }
             Self::NoToolkit => {
                 "add NVIDIA's package repository, then: sudo apt install nvidia-container-toolkit && sudo \

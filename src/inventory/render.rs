@@ -3,7 +3,7 @@
 use serde::Serialize;
 
 use super::lock::Holder;
-use super::{Availability, Gpu, Host, Inventory, Process, availability};
+use super::{Availability, DeviceRequest, Gpu, Host, Inventory, Process, SelectOptions, availability, select};
 
 /// Bytes as a person reads them: `23.7 GiB`, `512 MiB`.
 #[must_use]
@@ -80,6 +80,15 @@ pub fn table(inventory: &Inventory) -> String {
     if let Some(note) = &inventory.note {
         text.push_str(note);
         text.push('\n');
+    }
+    if inventory.gpus.is_empty() {
+        if let Ok(cpus) = select(inventory, &DeviceRequest::Auto, &SelectOptions::default()) {
+            let count = cpus.devices.len();
+            text.push_str(&format!(
+                "the CPU serves instead: `device: auto` makes it {count} device{}\n",
+                if count == 1 { "" } else { "s" }
+            ));
+        }
     }
     if !inventory.gpus.is_empty() {
         let mut rows = vec![["GPU", "NAME", "UUID", "FREE", "TOTAL", "CC", "STATE"].map(str::to_owned)];

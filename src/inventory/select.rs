@@ -3,18 +3,20 @@
 mod cpu;
 mod error;
 
-use super::{Availability, Device, DeviceId, DeviceRequest, Gpu, GpuName, Inventory, Mig, Process, render};
+use super::{
+    Availability, ComputeCapability, Device, DeviceId, DeviceRequest, Gpu, GpuName, Inventory, Mig, Process, render,
+};
 
 pub use error::SelectError;
 
 /// What else decides.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct SelectOptions<'a> {
-    /// Take a card that was asked for by name although somebody computes on it.
-    pub allow_busy: bool,
     /// Value of the caller's `CUDA_VISIBLE_DEVICES`: what `auto` and `gpus: N` may choose from, in its order. Its
     /// numbers are read as nvidia-smi's.
     pub cuda_visible_devices: Option<&'a str>,
+    /// The oldest cards that the image has code for: `auto` and `gpus: N` leave older ones out.
+    pub oldest: Option<ComputeCapability>,
 }
 
 /// Devices for a job, in rank order.
@@ -39,7 +41,7 @@ pub fn select(
     match request {
         DeviceRequest::Auto => auto(inventory, options),
         DeviceRequest::Count(count) => any(inventory, *count, options),
-        DeviceRequest::Gpus(wanted) => named(inventory, wanted, options),
+        DeviceRequest::Gpus(wanted) => named(inventory, wanted),
         DeviceRequest::Cpus(sizes) => cpu::devices(&inventory.host, sizes),
     }
 }
@@ -156,10 +158,17 @@ struct Free<'a> {
     left_out: Vec<String>,
 }
 
-fn free<'a>(visible: &[Candidate<'a>]) -> Free<'a> {
+fn free<'a>(visible: &[Candidate<'a>], oldest: Option<ComputeCapability>) -> Free<'a> {
     let mut found = Free { cards: Vec::new(), instances: Vec::new(), notes: Vec::new(), left_out: Vec::new() };
     for candidate in visible {
         let label = candidate.label();
+        if let (Some(has), Some(oldest)) = (candidate.card.compute_capability, oldest) {
+            if has < oldest {
+                let why = format!("its compute capability is {has}, and the image needs {oldest} or newer");
+                found.left_out.push(format!("{label} is left out: {why}"));
+                continue;
+            }
+        }
         match availability(candidate.gpu()) {
             Availability::Free { note } => {
                 found.notes.extend(note.map(|note| format!("{label}: {note}")));
@@ -178,7 +187,7 @@ fn free<'a>(visible: &[Candidate<'a>]) -> Free<'a> {
                     .iter()
                     .map(|instance| Candidate { card: candidate.card, instance: Some(instance) })
                     .collect();
-                let inner = free(&instances);
+                let inner = free(&instances, oldest);
                 found.instances.extend(inner.instances);
                 found.notes.extend(inner.notes);
                 found.left_out.extend(inner.left_out);
@@ -234,7 +243,7 @@ fn auto(inventory: &Inventory, options: &SelectOptions<'_>) -> Result<Selection,
         reasons.append(&mut selection.reasons);
         return Ok(Selection { devices: selection.devices, reasons });
     }
-    let found = free(&candidates);
+    let found = free(&candidates, options.oldest);
     let chosen = match found.cards.is_empty() {
         false => found.cards,
         true => largest_instance(&found.instances, &mut reasons).into_iter().collect(),
@@ -256,7 +265,7 @@ fn any(inventory: &Inventory, count: u32, options: &SelectOptions<'_>) -> Result
         return Err(no_gpus(inventory));
     }
     let (candidates, mut reasons) = visible(inventory, options.cuda_visible_devices);
-    let mut found = free(&candidates);
+    let mut found = free(&candidates, options.oldest);
     let wanted = count as usize;
     let chosen: Vec<Candidate<'_>> = if wanted == 1 && found.cards.is_empty() && !found.instances.is_empty() {
         largest_instance(&found.instances, &mut reasons).into_iter().collect()
@@ -289,7 +298,7 @@ fn largest_instance<'a>(instances: &[Candidate<'a>], reasons: &mut Vec<String>) 
     Some(best)
 }
 
-fn named(inventory: &Inventory, wanted: &[GpuName], options: &SelectOptions<'_>) -> Result<Selection, SelectError> {
+fn named(inventory: &Inventory, wanted: &[GpuName]) -> Result<Selection, SelectError> {
     if wanted.is_empty() {
         return Err(SelectError::NoDevices);
     }
@@ -306,9 +315,6 @@ fn named(inventory: &Inventory, wanted: &[GpuName], options: &SelectOptions<'_>)
         }
         match availability(candidate.gpu()) {
             Availability::Free { note } => reasons.extend(note.map(|note| format!("{label}: {note}"))),
-            Availability::Busy { by } if options.allow_busy => {
-                reasons.push(format!("{label} is used although it is busy with {}", render::processes(&by)));
-            }
             Availability::Busy { by } => return Err(SelectError::Busy { label, by }),
             Availability::Held { by } => return Err(SelectError::Held { label, by }),
             Availability::Split { .. } => {

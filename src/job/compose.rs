@@ -21,6 +21,13 @@ pub struct Bases {
 }
 
 impl Bases {
+    /// A path that is relative to the caller's folder, with `~` for the home folder.
+    pub(super) fn expand(&self, at: &Cursor<'_>, text: String) -> Result<String, JobError> {
+        let Some(rest) = text.strip_prefix("~/") else { return Ok(text) };
+        let home = self.home.as_ref().ok_or_else(|| at.refuse("`~` is unknown: HOME is not set"))?;
+        Ok(home.join(rest).display().to_string())
+    }
+
     fn resolve(&self, at: &Cursor<'_>, text: &str) -> Result<PathBuf, JobError> {
         if text.contains("${") || text.starts_with('$') {
             let message = format!("`{}` is not expanded: variables have no effect in a job", printable(text));

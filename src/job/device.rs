@@ -17,12 +17,17 @@ const EXPECTED: &str =
 pub(super) fn read(root: &Cursor<'_>) -> Result<DeviceRequest, JobError> {
     let (device, gpus) = (root.get("device"), root.get("gpus"));
     match (device, gpus) {
-        (Some(_), Some(gpus)) => {
+        (Some(device), Some(gpus)) if device.value.as_str() != Some("auto") => {
             let mut invalid = gpus.document.wrong_key(&gpus.path, "`gpus` and `device` are both given");
             invalid.hint = Some("`gpus: 2` means any two free ones; `device` names them; keep one of the two".into());
             Err(invalid.into())
         }
-        (None, Some(gpus)) => Ok(DeviceRequest::Count(gpus.whole32(1..=MOST, "GPUs")?)),
+        (_, Some(gpus)) if gpus.value.as_str() == Some("all") => {
+            let mut invalid = gpus.wrong(format!("a whole number from 1 to {MOST} (GPUs)"));
+            invalid.hint = Some("`device: auto` takes every free one".into());
+            Err(invalid.into())
+        }
+        (_, Some(gpus)) => Ok(DeviceRequest::Count(gpus.whole32(1..=MOST, "GPUs")?)),
         (Some(device), None) => request(&device),
         (None, None) => Ok(DeviceRequest::Auto),
     }
@@ -53,6 +58,11 @@ fn word(at: &Cursor<'_>, text: &str) -> Result<DeviceRequest, JobError> {
         let count = count.parse().ok().filter(|count| (1..=MOST).contains(count));
         let count = count.ok_or_else(|| at.wrong(format!("`cpu:N` with N from 1 to {MOST}")))?;
         return Ok(DeviceRequest::Cpus(vec![CpuShare::default(); count as usize]));
+    }
+    if matches!(text, "cuda" | "gpu" | "gpus" | "all") {
+        let mut invalid = at.wrong(EXPECTED);
+        invalid.hint = Some("`auto` takes every free GPU, `gpus: 2` any two".into());
+        return Err(invalid.into());
     }
     if matches!(text.split(':').next(), Some("mps" | "xpu" | "npu" | "tpu" | "rocm")) {
         return Err(at.refuse(format!("device `{}` is not supported, expected {EXPECTED}", printable(text))).into());

@@ -99,16 +99,22 @@ impl Document {
         ancestors(path).find_map(|path| self.overrides.get(path)).map(String::as_str)
     }
 
+    /// The override that named the key at `path`, or a key inside of it that made it.
+    fn override_within(&self, path: &str) -> Option<&str> {
+        let inside = format!("{path}.");
+        let within = || self.overrides.iter().find(|(set, _)| !path.is_empty() && set.starts_with(&inside));
+        self.override_of(path).or_else(|| within().map(|(_, given)| given.as_str()))
+    }
+
     /// Where the value at `path` stands, or what holds it.
     pub fn spot_of(&self, path: &str) -> Option<&Spot> {
         ancestors(path).find_map(|path| self.spots.get(path))
     }
 
     fn wrong(&self, path: &str, range: impl Fn(&Spot) -> Range, message: String) -> Invalid {
-        let place = match (self.override_of(path), self.spot_of(path)) {
-            (Some(text), _) => Place::Override(text.to_owned()),
-            (None, Some(spot)) => self.place(range(spot)),
-            (None, None) => Place::File,
+        let place = match (self.override_of(path), self.spots.get(path), self.override_within(path)) {
+            (Some(text), _, _) | (None, None, Some(text)) => Place::Override(text.to_owned()),
+            _ => self.spot_of(path).map_or(Place::File, |spot| self.place(range(spot))),
         };
         Invalid { file: self.file.clone(), place, path: path.to_owned(), message, hint: None }
     }

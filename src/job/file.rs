@@ -5,10 +5,18 @@ use std::collections::BTreeMap;
 
 use schemars::JsonSchema;
 
+use super::settings;
+
 /// The JSON Schema of a job file.
 #[must_use]
 pub fn schema() -> serde_json::Value {
-    schemars::schema_for!(JobFile).to_value()
+    let mut schema = schemars::schema_for!(JobFile).to_value();
+    let args = settings::schema();
+    // What is a table in the reader is one here, not written down twice.
+    for (key, value) in args.as_object().into_iter().flatten() {
+        schema["properties"]["args"][key] = value.clone();
+    }
+    schema
 }
 
 /// A training job of evenkeel.
@@ -17,8 +25,7 @@ pub fn schema() -> serde_json::Value {
 #[expect(dead_code, reason = "described, never built")]
 struct JobFile {
     /// Name of the experiment, the folder of its runs. Default: the file's name.
-    #[schemars(regex(pattern = r"^[\p{L}\p{N}][\p{L}\p{M}\p{N}._-]*$"))]
-    name: Option<Text>,
+    name: Option<Name>,
     /// What computes. Default: ultralytics.
     trainer: Option<Trainer>,
     /// A configuration (yolov8n.yaml: from scratch) or weights (yolov8n.pt). Default: yolov8n.yaml.
@@ -42,7 +49,7 @@ struct JobFile {
     #[schemars(range(min = 0, max = u32::MAX))]
     seed: Option<u64>,
     /// The trainer's own settings, such as lr0 or mosaic.
-    args: Option<BTreeMap<String, serde_json::Value>>,
+    args: Option<Settings>,
     /// What the containers can reach. Default: none, and bridge for `trainer: command`.
     network: Option<Network>,
     /// One container a device, or one a host for programs that start their own ranks. Default: per-device.
@@ -86,13 +93,24 @@ enum Text {
     Number(f64),
 }
 
+/// A name that can be a folder's; YAML takes some for numbers.
+#[derive(JsonSchema)]
+#[schemars(untagged)]
+#[expect(dead_code, reason = "described, never built")]
+enum Name {
+    Text(#[schemars(regex(pattern = r"^[\p{L}\p{N}][\p{L}\p{M}\p{N}._-]*$"), length(max = 64))] String),
+    Number(#[schemars(range(min = 0))] f64),
+}
+
+/// Filled in from the reader's table.
+#[derive(JsonSchema)]
+struct Settings {}
+
 /// What computes.
 #[derive(JsonSchema)]
 #[schemars(rename_all = "lowercase")]
 #[expect(dead_code, reason = "described, never built")]
 enum Trainer {
-    /// Ours, on tch. Not built yet.
-    Native,
     /// The Python package.
     Ultralytics,
     /// Any program that reads torchrun's environment.
@@ -143,8 +161,13 @@ enum Auto {
 #[schemars(untagged)]
 #[expect(dead_code, reason = "described, never built")]
 enum Device {
-    /// auto, a GPU's UUID, cpu, or cpu:2.
-    Name(String),
+    /// auto, a GPU's UUID, cpu, or cpu:2; several with commas.
+    Name(
+        #[schemars(regex(
+            pattern = r"^\s*(auto|cpu(:[1-9][0-9]*)?|((cuda:)?([0-9]+|(GPU|MIG)-[0-9A-Za-z/-]+)(\s*,\s*)?)+)\s*$"
+        ))]
+        String,
+    ),
     /// A GPU by its index in nvidia-smi's order.
     Index(#[schemars(range(min = 0, max = 1023))] i64),
     /// Several.
@@ -167,8 +190,9 @@ enum DeviceItem {
 #[schemars(deny_unknown_fields)]
 #[expect(dead_code, reason = "described, never built")]
 struct CpuDevice {
-    /// Processors, such as 1.0.
-    cpu: f64,
+    /// Processors, such as 1.0. Default: an equal share.
+    #[schemars(range(min = 0.01, max = 1024))]
+    cpu: Option<f64>,
     /// Cap on memory, such as 2GiB.
     memory: Option<Size>,
 }

@@ -45,6 +45,16 @@ pub(super) fn apply(document: &mut Document, overrides: &[String]) -> Result<(),
             refusal(&document.file, given, format!("`{}` is not a mapping, so it has no keys", printable(&holder)))
         })?;
         document.overrides.insert(set, given.clone());
+        // Two ways to say one thing: who types one of them does not mean the other any more.
+        let other = match path {
+            "gpus" => "device",
+            "device" => "gpus",
+            _ => continue,
+        };
+        document.overrides.remove(other);
+        if let Some(map) = document.value.as_mapping_mut() {
+            map.remove(other);
+        }
     }
     Ok(())
 }

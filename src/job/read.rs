@@ -75,14 +75,15 @@ pub(super) fn job(document: &Document, bases: &Bases, notes: &mut Vec<String>) -
     let trainer = trainer(&root)?;
     let image = root.get("image").map(|image| reference(&image)).transpose()?;
     let build = root.get("build").map(|build| compose::build(&build, bases)).transpose()?;
+    let path = |at: &Cursor<'_>, expected: &str| bases.expand(at, at.word(expected)?);
     let list = |key: &str| root.get(key).map(|words| compose::command(&words)).transpose();
     let job = Job {
         name: name(&root, document)?,
         trainer,
         model: root
             .get("model")
-            .map_or(Ok("yolov8n.yaml".into()), |model| model.word("a model such as `yolov8n.yaml`"))?,
-        data: root.get("data").map(|data| data.word("a data set such as `data/shapes/data.yaml`")).transpose()?,
+            .map_or(Ok("yolov8n.yaml".into()), |model| path(&model, "a model such as `yolov8n.yaml`"))?,
+        data: root.get("data").map(|data| path(&data, "a data set such as `data/shapes/data.yaml`")).transpose()?,
         epochs: root.get("epochs").map_or(Ok(100), |epochs| epochs.whole32(1..=1_000_000, ""))?,
         imgsz: root.get("imgsz").map_or(Ok(640), |side| image_side(&side))?,
         batch: batch(&root, trainer, notes)?,
@@ -119,7 +120,7 @@ pub(super) fn job(document: &Document, bases: &Bases, notes: &mut Vec<String>) -
         stop_grace_period: root
             .get("stop_grace_period")
             .map_or(Ok(Duration::from_secs(10)), |period| compose::duration(&period, DAY))?,
-        runs: root.get("runs").map_or(Ok("runs".into()), |runs| runs.word("a folder").map(Into::into))?,
+        runs: root.get("runs").map_or(Ok("runs".into()), |runs| path(&runs, "a folder").map(Into::into))?,
     };
     agree(&root, &job)?;
     Ok(job)
@@ -139,6 +140,13 @@ fn agree(root: &Cursor<'_>, job: &Job) -> Result<(), JobError> {
     }
     if !command && job.data.is_none() {
         return refuse("", format!("trainer `{trainer}` needs `data`"), "write `data: path/to/data.yaml`");
+    }
+    if job.build.is_some() && job.image.is_some() {
+        return refuse(
+            "image",
+            "`image` and `build` are both given".into(),
+            "keep one: what is built is named by its content",
+        );
     }
     for (key, given) in [("command", job.command.is_some()), ("entrypoint", job.entrypoint.is_some())] {
         if given && !command {

@@ -3,7 +3,7 @@
 
 use std::collections::BTreeMap;
 
-use serde_json::Value as Json;
+use serde_json::{Value as Json, json};
 use serde_yaml::Value;
 
 use super::cursor::Cursor;
@@ -21,12 +21,8 @@ enum Kind {
     Whole(i64, i64),
     /// One of these words.
     Word(&'static [&'static str]),
-    /// Text.
-    Text,
     /// True, false, or one of these words.
     FlagOr(&'static [&'static str]),
-    /// True, false, or text.
-    FlagOrText,
     /// True, false, or a number between two bounds.
     FlagOrNumber(f64, f64),
     /// A whole number or a list of them.
@@ -44,13 +40,13 @@ const ULTRALYTICS: &[(&str, Kind)] = &[
     ("auto_augment", Kind::Word(&["randaugment", "autoaugment", "augmix"])),
     ("bgr", PORTION),
     ("box", GAIN),
-    ("cache", Kind::FlagOr(&["ram", "disk"])),
+    // Not `disk`: that writes beside the images, and data is mounted read-only.
+    ("cache", Kind::FlagOr(&["ram"])),
     ("channels_last", Kind::Flag),
     ("classes", Kind::Wholes),
     ("close_mosaic", Kind::Whole(0, 1_000_000)),
     ("cls", GAIN),
     ("cls_pw", PORTION),
-    ("compile", Kind::FlagOr(&["default", "reduce-overhead", "max-autotune-no-cudagraphs"])),
     ("conf", PORTION),
     ("copy_paste", PORTION),
     ("copy_paste_mode", Kind::Word(&["flip", "mixup"])),
@@ -85,9 +81,8 @@ const ULTRALYTICS: &[(&str, Kind)] = &[
     ("perspective", Kind::Number(0.0, 1.0)),
     ("plots", Kind::Flag),
     ("pose", GAIN),
-    ("pretrained", Kind::FlagOrText),
+    ("pretrained", Kind::Flag),
     ("profile", Kind::Flag),
-    ("rect", Kind::Flag),
     ("rle", GAIN),
     ("save", Kind::Flag),
     ("save_json", Kind::Flag),
@@ -95,8 +90,6 @@ const ULTRALYTICS: &[(&str, Kind)] = &[
     ("scale", Kind::Number(0.0, 100.0)),
     ("shear", Kind::Number(-360.0, 360.0)),
     ("single_cls", Kind::Flag),
-    ("split", Kind::Text),
-    ("time", Kind::Number(0.0, 1e5)),
     ("translate", PORTION),
     ("val", Kind::Flag),
     ("verbose", Kind::Flag),
@@ -116,8 +109,12 @@ const HABITS: &[(&str, &str)] = &[
     ("autobatch", "write `batch: {micro: auto}`"),
     ("batch_size", "write `batch: 64`: the images of one optimizer step, over all ranks"),
     ("cfg", "the model is `model: yolov8n.yaml`, and the settings of the trainer stand under `args:`"),
+    ("cmd", "write `command: [python, train.py]`"),
+    ("compile", "the image has no compiler, which `compile` needs"),
     ("container_name", "containers are named after the run; the job has a `name:`"),
     ("deploy", "devices are chosen with `device:` or `gpus:`"),
+    ("env", "write `environment: {NAME: value}`"),
+    ("env_file", "write the variables under `environment:`; a name without a value takes the caller's"),
     ("exist_ok", "every run has a folder of its own under `runs:`; nothing is overwritten"),
     ("hyp", "the settings of the trainer stand under `args:`"),
     ("img", "write `imgsz: 640`"),
@@ -125,17 +122,22 @@ const HABITS: &[(&str, &str)] = &[
     ("ipc", "the ranks of a host share one IPC namespace; its size is `shm_size:`"),
     ("master_addr", "evenkeel sets it for every rank"),
     ("master_port", "evenkeel sets it for every rank"),
+    ("mem_limit", "a CPU device has a cap: `device: [{cpu: 1.0, memory: 2GiB}]`"),
     ("mode", "a job trains"),
     ("nbs", "it is `batch.target`: the images of one optimizer step, over all ranks"),
     ("network_mode", "write `network: none`, `bridge` or `host`"),
     ("nproc", "write `nproc_per_node:`"),
     ("project", "records go to the folder `runs:`, below the job's `name:`"),
+    ("rect", "images are shuffled over all ranks, so no micro-batch has images of one shape alone"),
     ("resume", "continue a run with `evenkeel resume RUN`"),
     ("runtime", "GPUs are chosen with `device:` or `gpus:`"),
     ("save_dir", "records go to the folder `runs:`, below the job's `name:`"),
     ("services", "this looks like a compose file; a job has the keys of one service at the top level"),
+    ("split", "a training validates on the set's `val`"),
     ("task", "a job trains a detector; the model decides"),
+    ("time", "the length of a training is `epochs:`"),
     ("weights", "write `model: yolov8n.pt`"),
+    ("workdir", "write `working_dir: /path/in/the/container`"),
     ("world_size", "it is the number of devices: `device:` or `gpus:`"),
 ];
 
@@ -163,12 +165,39 @@ pub(super) fn habit(key: &str, value: &Value) -> Option<(String, String)> {
     Some((message, format!("write `args: {{{name}: {value}}}`, or `args.{name}={value}` on the command line")))
 }
 
+/// The table as a JSON Schema, for editors. A setting without a value has its default.
+pub(super) fn schema() -> Json {
+    let one = |kind: Kind| match kind {
+        Kind::Flag => json!({ "type": ["boolean", "null"] }),
+        Kind::Number(least, most) => json!({ "type": ["number", "null"], "minimum": least, "maximum": most }),
+        Kind::Whole(least, most) => json!({ "type": ["integer", "null"], "minimum": least, "maximum": most }),
+        Kind::Word(words) => {
+            json!({ "enum": words.iter().map(|word| json!(word)).chain([json!(null)]).collect::<Vec<_>>() })
+        }
+        Kind::FlagOr(words) => {
+            let all = [json!(true), json!(false), json!(null)].into_iter().chain(words.iter().map(|word| json!(word)));
+            json!({ "enum": all.collect::<Vec<_>>() })
+        }
+        Kind::FlagOrNumber(least, most) => {
+            json!({ "type": ["boolean", "number", "null"], "minimum": least, "maximum": most })
+        }
+        Kind::Wholes => {
+            let whole = json!({ "type": ["integer", "null"], "minimum": 0, "maximum": 1_000_000 });
+            json!({ "anyOf": [whole, { "type": "array", "items": whole }] })
+        }
+    };
+    let properties: serde_json::Map<String, Json> =
+        ULTRALYTICS.iter().map(|(name, kind)| ((*name).to_owned(), one(*kind))).collect();
+    json!({ "type": ["object", "null"], "properties": properties, "additionalProperties": false })
+}
+
 /// The settings under `args`, checked against what the trainer knows.
 pub(super) fn read(at: &Cursor<'_>, trainer: Trainer) -> Result<BTreeMap<String, Json>, JobError> {
     let mut settings = BTreeMap::new();
     for (key, setting) in at.entries("settings of the trainer, such as `{lr0: 0.01}`")? {
         if trainer == Trainer::Command {
-            let mut invalid = setting.document.wrong_key(&at.path, "`args` is for trainers whose settings are known");
+            let mut invalid =
+                setting.document.wrong_key(&setting.path, "`args` is for trainers whose settings are known");
             invalid.hint = Some("give a program its settings on its `command` line or in its `environment`".into());
             return Err(invalid.into());
         }
@@ -223,12 +252,10 @@ fn check(at: &Cursor<'_>, kind: Kind) -> Result<Json, JobError> {
                 None => format!("one of {}", listed(words.iter().copied())),
             },
         ),
-        Kind::Text => (value.is_string(), "text".to_owned()),
         Kind::FlagOr(words) => (
             value.is_bool() || word(words).is_some(),
             format!("`true`, `false`, {}", listed(words.iter().copied()).replace(" and ", " or ")),
         ),
-        Kind::FlagOrText => (value.is_bool() || value.is_string(), "`true`, `false` or text".to_owned()),
         Kind::FlagOrNumber(least, most) => (
             value.is_bool() || within(least, most).is_some(),
             format!("`true`, `false` or a number from {least} to {most}"),
@@ -248,6 +275,18 @@ fn check(at: &Cursor<'_>, kind: Kind) -> Result<Json, JobError> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    /// What the trainer in the image refuses must be refused here, before an image is built.
+    #[test]
+    fn nothing_is_taken_that_the_image_refuses() {
+        let module = include_str!("../../images/ultralytics/evenkeel_ultralytics/job.py");
+        let owned = module.split_once("OWNED = frozenset(\n    \"").and_then(|(_, rest)| rest.split_once('"'));
+        let owned: Vec<&str> = owned.expect("the module's list").0.split_whitespace().collect();
+        assert!(owned.contains(&"batch") && owned.contains(&"time"), "{owned:?}");
+        for name in owned {
+            assert!(!ULTRALYTICS.iter().any(|(known, _)| *known == name), "`args.{name}`");
+        }
+    }
 
     #[test]
     fn the_table_is_sorted_and_no_name_has_two_places() {

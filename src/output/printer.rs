@@ -46,12 +46,6 @@ impl Printer {
         drop(self.end);
         let _ = self.thread.join();
     }
-
-    /// Whether everything was printed, or nobody reads on.
-    #[must_use]
-    pub fn is_done(&self) -> bool {
-        self.thread.is_finished()
-    }
 }
 
 struct Follower {

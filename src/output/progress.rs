@@ -4,6 +4,8 @@ use std::collections::BTreeMap;
 
 use evenkeel_wire::Event;
 
+use super::plain;
+
 /// The state of a training as one line can show it.
 #[derive(Clone, Debug, Default)]
 pub struct Progress {
@@ -56,8 +58,22 @@ impl Progress {
                 let loss = self.loss().map(|loss| format!("loss {loss:.3}")).unwrap_or_else(|| "no loss".into());
                 Some(format!("epoch {}/{}: {loss}{map}", epoch + 1, self.epochs))
             }
-            Event::Failure { class, message } => Some(format!("rank {rank}: {} ({})", message, class.name())),
-            Event::Note { message } => Some(format!("rank {rank}: {message}")),
+            Event::Failure { class, message } => Some(format!("rank {rank}: {} ({})", plain(message), class.name())),
+            Event::Note { message } => Some(format!("rank {rank}: {}", plain(message))),
+            _ => None,
+        }
+    }
+
+    /// What goes on before the first step, by the event that begins it.
+    #[must_use]
+    pub fn phase(&self, event: &Event) -> Option<&'static str> {
+        if !self.ranks.is_empty() {
+            return None;
+        }
+        match event {
+            Event::Started { command, .. } if command.iter().any(|word| word == "preflight") => Some("preflight"),
+            Event::Preflight { .. } | Event::Started { .. } => Some("starting the trainer"),
+            Event::Joined { .. } => Some("before the first step"),
             _ => None,
         }
     }

@@ -3,7 +3,6 @@
 use super::batch::{Alternatives, Demand};
 use super::counted;
 use crate::error::{ExitCode, Failure};
-use crate::inventory::DeviceRequest;
 
 /// Why a job cannot be planned on the devices it was given.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -36,14 +35,8 @@ pub enum PlanError {
 }
 
 impl PlanError {
-    pub(super) fn does_not_split(demand: &Demand, ranks: u32, request: &DeviceRequest) -> Self {
-        Self::DoesNotSplit {
-            target: demand.target,
-            micro: demand.micro,
-            ranks,
-            near: demand.alternatives(ranks),
-            cpu: matches!(request, DeviceRequest::Cpus(_)),
-        }
+    pub(super) fn does_not_split(demand: &Demand, ranks: u32, cpu: bool) -> Self {
+        Self::DoesNotSplit { target: demand.target, micro: demand.micro, ranks, near: demand.alternatives(ranks), cpu }
     }
 
     /// What works instead, as overrides to type.

@@ -51,14 +51,16 @@ fn row(rank: &Rank) -> [String; 6] {
         rank.host.clone(),
         micro_batches,
         rank.images_per_step.map_or("-".to_owned(), |images| images.to_string()),
-        memory(&rank.memory),
+        memory(&rank.memory, rank.device.starts_with("cpu")),
     ]
 }
 
-fn memory(memory: &Memory) -> String {
+fn memory(memory: &Memory, cpu: bool) -> String {
     match (memory.predicted_bytes, memory.budget_bytes) {
         (None, None) => "unknown".to_owned(),
         (Some(need), None) => format!("needs {}", gibibytes(need)),
+        // Of the machine's memory its share, whoever else uses it; of a card's what is free.
+        (None, Some(budget)) if cpu => format!("{} at most", gibibytes(budget)),
         (None, Some(budget)) => format!("{} free", gibibytes(budget)),
         (Some(need), Some(budget)) => format!("{} of {}", gibibytes(need), gibibytes(budget)),
     }

@@ -103,13 +103,45 @@ fn what_auto_cannot_feed_stays_idle_and_is_named() {
     assert!(plan.warnings.iter().any(|line| line == warning), "{:?}", plan.warnings);
     let plan = planned("{data: d, batch: 3}", &gpus(8)).expect("a plan");
     assert_eq!(plan.world_size, 3);
+    assert_eq!(plan.reasons[0], "3 of 8 devices for `device: auto`");
+}
+
+#[test]
+fn what_would_leave_most_devices_idle_is_refused() {
+    let message = refusal("{data: d, batch: 61}", &gpus(4));
+    assert!(message.contains("61 cannot be split exactly over 4 devices"), "{message}");
+    for way in ["`batch.target=60`", "`batch.target=64`", "`gpus=1`"] {
+        assert!(message.contains(way), "no {way} in {message}");
+    }
+    let message = refusal("{data: d, batch: 61}", &cpus(&[1.0; 4]));
+    assert!(message.contains("`device=cpu:1`"), "{message}");
+}
+
+#[test]
+fn the_image_decides_on_the_preflight() {
+    let sentences = |text: &str, runs| {
+        let mut plan = planned(text, &cpus(&[1.0, 1.0])).expect("a plan");
+        let before = plan.preflight;
+        plan.settle_preflight(runs);
+        let said: Vec<String> = plan.reasons.iter().filter(|line| line.starts_with("preflight")).cloned().collect();
+        assert_eq!((plan.preflight, said.len()), (Some(runs), 1), "{said:?}");
+        (before, said[0].clone())
+    };
+    let command = "{trainer: command, image: debian, device: cpu:2}";
+    assert!(sentences(command, false).1.contains("not in this image"));
+    assert!(sentences(command, true).1.contains("check the sum"));
+    let own = "{data: d, image: mine, device: cpu:2}";
+    assert_eq!(sentences(own, false), (None, "preflight is skipped: the program is not in this image".into()));
+    assert_eq!(sentences("{data: d, device: cpu:2}", true).0, Some(true));
+    let host = "{trainer: command, image: debian, containers: per-host, nproc_per_node: 2, device: cpu:2}";
+    assert!(sentences(host, false).1.contains("by itself"));
 }
 
 #[test]
 fn a_command_without_a_target_has_ranks_and_no_batches() {
     let plan = planned("{trainer: command, image: debian, device: cpu:3}", &cpus(&[1.0, 1.0, 1.0])).expect("a plan");
     assert_eq!((plan.world_size, plan.containers, plan.target_batch, plan.split), (3, 3, None, None));
-    assert_eq!((plan.yolo, plan.preflight), (None, false));
+    assert_eq!((plan.yolo, plan.preflight), (None, None));
     assert!(plan.ranks.iter().all(|rank| rank.micro_batches.is_empty() && rank.images_per_step.is_none()));
 }
 

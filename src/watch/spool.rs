@@ -1,5 +1,6 @@
 //! Following the spools: the files that agents append to, read as they grow.
 
+use std::collections::VecDeque;
 use std::fs::File;
 use std::io::{self, Read};
 use std::os::fd::OwnedFd;
@@ -72,8 +73,30 @@ impl Spools {
         Self { tails, generation, odd_lines: vec![0; ranks as usize] }
     }
 
+    /// The new records of all ranks, in the order of their times, and the first failure. Those of one rank keep their
+    /// own order, whatever its clock did.
+    pub fn read_all(&mut self) -> (Vec<Record>, io::Result<()>) {
+        let mut outcome = Ok(());
+        let mut queues: Vec<VecDeque<Record>> = Vec::new();
+        for rank in 0..u32::try_from(self.tails.len()).unwrap_or(u32::MAX) {
+            match self.read(rank) {
+                Ok(records) => queues.push(records.into()),
+                Err(error) => outcome = outcome.and(Err(error)),
+            }
+        }
+        let mut records = Vec::new();
+        let first = |queues: &[VecDeque<Record>]| {
+            let heads = queues.iter().enumerate().filter_map(|(at, queue)| Some((queue.front()?.time_ms, at)));
+            heads.min().map(|(_, at)| at)
+        };
+        while let Some(at) = first(&queues) {
+            records.extend(queues[at].pop_front());
+        }
+        (records, outcome)
+    }
+
     /// The new records of one rank, in order.
-    pub fn read(&mut self, rank: u32) -> io::Result<Vec<Record>> {
+    fn read(&mut self, rank: u32) -> io::Result<Vec<Record>> {
         let Some(tail) = self.tails.get_mut(rank as usize) else { return Ok(Vec::new()) };
         let mut records = Vec::new();
         for line in tail.lines()? {
@@ -166,5 +189,23 @@ mod tests {
         let records = spools.read(0).expect("read");
         assert_eq!(records.len(), 1);
         assert_eq!((records[0].generation, spools.odd_lines[0]), (2, 1));
+    }
+
+    #[test]
+    fn ranks_are_heard_in_the_order_in_which_they_told() {
+        let folder = tempfile::tempdir().expect("a temporary folder");
+        for (rank, times) in [(0, [30, 20]), (1, [10, 40])] {
+            let line = |time| {
+                format!(
+                    r#"{{"v":1,"generation":1,"rank":{rank},"seq":0,"time_ms":{time},"event":{{"kind":"waiting"}}}}"#
+                )
+            };
+            let text = times.map(line).join("\n") + "\n";
+            std::fs::write(folder.path().join(format!("rank-{rank}.events.jsonl")), text).expect("written");
+        }
+        let (records, outcome) = Spools::new(folder.path(), 2, 1).read_all();
+        outcome.expect("read");
+        let order: Vec<(u32, u64)> = records.iter().map(|record| (record.rank, record.time_ms)).collect();
+        assert_eq!(order, [(1, 10), (0, 30), (0, 20), (1, 40)]);
     }
 }

@@ -11,6 +11,8 @@ use crate::event::{Action, Ending, Event, Operation, Signal};
 
 /// How long agents may take to kill, drain and seal before the engine kills the container.
 pub const SEAL_TIME: Duration = Duration::from_millis(500);
+/// How long the engine may take to kill and remove before the containers are left to it.
+pub const ENGINE_TIME: Duration = Duration::from_secs(90);
 
 /// One generation of containers.
 #[derive(Debug)]
@@ -18,7 +20,9 @@ pub struct RunState {
     ranks: Vec<Rank>,
     grace: Duration,
     leader_first: bool,
-    gone: bool,
+    /// Whether the trainers were told to start.
+    under_way: bool,
+    broken: bool,
     /// How firmly the generation was asked to end, if it was, and when the next degree is due.
     ending: Option<(Ending, Option<Duration>)>,
     signal: Option<Signal>,
@@ -29,7 +33,11 @@ pub struct RunState {
 struct Rank {
     stage: Stage,
     failure: Option<(FailureClass, String)>,
+    /// That its program ended badly, told before its spool is sealed, and its place in the order of ends.
+    fell: Option<(u32, ProgramEnd)>,
     end: Option<RankEnd>,
+    /// Whether its container was left on the engine, as far as anybody knows.
+    left: bool,
 }
 
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
@@ -44,15 +52,28 @@ enum Stage {
     Removed,
 }
 
+/// How a program ended: by itself with a code, or by a signal.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ProgramEnd {
+    /// Exit code.
+    pub code: Option<i32>,
+    /// Signal that ended it.
+    pub signal: Option<i32>,
+}
+
 /// How a rank ended.
 #[derive(Clone, Debug, PartialEq)]
 pub struct RankEnd {
     /// Rank.
     pub rank: u32,
-    /// Its place in the order in which ends became known, from 0.
+    /// Its place in the order in which ends became known, from 0: those of programs where they were told.
     pub order: u32,
     /// What the seal or the engine said.
     pub how: How,
+    /// Whether we had asked it to end before its program did.
+    pub asked: bool,
+    /// How its program ended, where that was told before the seal, or without one.
+    pub program: Option<ProgramEnd>,
     /// Why, in the trainer's own words.
     pub failure: Option<(FailureClass, String)>,
 }
@@ -77,8 +98,8 @@ pub enum How {
         code: Option<i64>,
         /// Whether the engine saw the kernel kill something for memory.
         oom_killed: bool,
-        /// Whether we killed it.
-        by_us: bool,
+        /// Last words of an agent that could not do its own work.
+        words: Option<String>,
     },
     /// The engine could not create or start it.
     NotStarted {
@@ -96,10 +117,10 @@ impl RankEnd {
         matches!(self.how, How::Sealed { code: Some(0), signal: None, .. })
     }
 
-    /// Whether the rank ended because it was asked to.
+    /// Whether the rank ended because we asked it to.
     #[must_use]
     pub fn was_asked(&self) -> bool {
-        matches!(self.how, How::Sealed { stopped: true, .. } | How::Unsealed { by_us: true, .. })
+        self.asked && matches!(self.how, How::Sealed { stopped: true, .. } | How::Unsealed { .. })
     }
 }
 
@@ -108,7 +129,16 @@ impl RunState {
     #[must_use]
     pub fn new(ranks: u32, grace: Duration) -> Self {
         let ranks = (0..ranks).map(|_| Rank::default()).collect();
-        Self { ranks, grace, leader_first: false, gone: false, ending: None, signal: None, arrivals: 0 }
+        Self {
+            ranks,
+            grace,
+            leader_first: false,
+            under_way: false,
+            broken: false,
+            ending: None,
+            signal: None,
+            arrivals: 0,
+        }
     }
 
     /// Creates the others only when the leader runs: where its container may have to be made anew to start, those that
@@ -135,7 +165,25 @@ impl RunState {
         self.ranks.iter().all(|rank| rank.stage == Stage::Removed)
     }
 
-    /// Signal that ended the run, if one did.
+    /// Whether the trainers were told to start.
+    #[must_use]
+    pub fn is_under_way(&self) -> bool {
+        self.under_way
+    }
+
+    /// Whether the launch was given up, see [`Event::Broken`].
+    #[must_use]
+    pub fn is_broken(&self) -> bool {
+        self.broken
+    }
+
+    /// Ranks whose containers may still be on the engine, which did not remove them.
+    #[must_use]
+    pub fn left(&self) -> Vec<u32> {
+        (0..).zip(&self.ranks).filter(|(_, rank)| rank.left).map(|(number, _)| number).collect()
+    }
+
+    /// Signal that ended the run, if one did. One that came when it was ending already only made that quicker.
     #[must_use]
     pub fn signal(&self) -> Option<Signal> {
         self.signal
@@ -158,29 +206,35 @@ impl RunState {
                     return vec![Action::Ask { rank, how }];
                 }
             }
-            Event::EngineFailed { rank, operation: Operation::Remove, .. } | Event::Removed { rank } => {
-                self.stage(rank, Stage::Removed);
-            }
-            Event::EngineFailed { rank, operation, message } => {
+            Event::EngineFailed { rank, operation: Operation::Remove, .. } => self.leave(rank),
+            Event::Removed { rank } => self.stage(rank, Stage::Removed),
+            Event::EngineFailed { rank, operation, message, answered } => {
                 self.end(rank, How::NotStarted { operation, message });
-                // What was never created needs no removal.
-                let stage = if operation == Operation::Create { Stage::Removed } else { Stage::Created };
-                self.stage(rank, stage);
+                // What the engine refused to create needs no removal; what it gave no answer on may be there.
+                let gone = operation == Operation::Create && answered;
+                self.stage(rank, if gone { Stage::Removed } else { Stage::Created });
                 return self.fail(now);
             }
             Event::LimitKept { .. } => return Vec::new(),
             Event::Told { rank, record } => return self.told(rank, record.event, now),
-            Event::Ended { rank, code, oom_killed } => {
-                let by_us = self.ending.is_some();
-                if self.end(rank, How::Unsealed { code, oom_killed, by_us }) && !by_us {
+            Event::Ended { rank, code, oom_killed, words } => {
+                if self.end(rank, How::Unsealed { code, oom_killed, words }) && self.ending.is_none() {
                     return self.fail(now);
                 }
             }
             Event::Signal(signal) => return self.signalled(signal, now),
+            Event::Broken => {
+                self.broken = true;
+                return self.fail(now);
+            }
             Event::Deadline => {
                 if let Some((how, Some(due))) = self.ending {
                     if now >= due {
-                        return self.ask(if how == Ending::Gracefully { Ending::AtOnce } else { Ending::ByForce }, now);
+                        return match how {
+                            Ending::Gracefully => self.ask(Ending::AtOnce, now),
+                            Ending::AtOnce => self.ask(Ending::ByForce, now),
+                            Ending::ByForce => self.give_up(),
+                        };
                     }
                 }
             }
@@ -197,6 +251,18 @@ impl RunState {
                 }
                 Vec::new()
             }
+            Told::Ended { code, signal } if code != Some(0) || signal.is_some() => {
+                let order = self.arrivals;
+                match self.ranks.get_mut(rank as usize) {
+                    // Its agent is asked along with the others, which ends what the program left behind.
+                    Some(state) if state.fell.is_none() && state.end.is_none() => {
+                        state.fell = Some((order, ProgramEnd { code, signal }));
+                        self.arrivals += 1;
+                        self.fail(now)
+                    }
+                    _ => Vec::new(),
+                }
+            }
             Told::Exit { code, signal, stopped, oom_killed, .. } => {
                 self.end(rank, How::Sealed { code, signal, stopped, oom_killed });
                 let good =
@@ -212,11 +278,37 @@ impl RunState {
             // The terminal is gone, the run is not: somebody must still end the gang when a rank fails.
             return Vec::new();
         }
-        self.signal.get_or_insert(signal);
+        let over = self.ranks.iter().all(|rank| rank.end.is_some());
         match self.ending {
-            None => self.ask(Ending::Gracefully, now),
-            Some((Ending::ByForce, _)) => Vec::new(),
+            // All have ended by themselves, only the engine still has to clear away: the next one no longer waits for it.
+            None if over => self.ask(Ending::ByForce, now),
+            None => {
+                self.signal = Some(signal);
+                let how = match signal {
+                    Signal::Quit => Ending::ByForce,
+                    _ if self.under_way => Ending::Gracefully,
+                    // No trainer runs that could want to save something.
+                    _ => Ending::AtOnce,
+                };
+                self.ask(how, now)
+            }
+            Some((Ending::ByForce, _)) => self.give_up(),
             Some(_) => self.ask(Ending::ByForce, now),
+        }
+    }
+
+    /// Leaves to the engine what it has not removed.
+    fn give_up(&mut self) -> Vec<Action> {
+        for rank in 0..u32::try_from(self.ranks.len()).unwrap_or(u32::MAX) {
+            self.leave(rank);
+        }
+        Vec::new()
+    }
+
+    fn leave(&mut self, rank: u32) {
+        if let Some(state) = self.ranks.get_mut(rank as usize).filter(|state| state.stage != Stage::Removed) {
+            state.left = state.stage != Stage::Absent;
+            state.stage = Stage::Removed;
         }
     }
 
@@ -231,7 +323,7 @@ impl RunState {
         let due = match how {
             Ending::Gracefully => Some(now + self.grace),
             Ending::AtOnce => Some(now + SEAL_TIME),
-            Ending::ByForce => None,
+            Ending::ByForce => Some(now + ENGINE_TIME),
         };
         self.ending = Some((how, due));
         let mut actions = Vec::new();
@@ -266,8 +358,8 @@ impl RunState {
                 _ => {}
             }
         }
-        if !self.gone && self.ranks.iter().all(|rank| rank.stage >= Stage::Running) {
-            self.gone = true;
+        if !self.under_way && self.ranks.iter().all(|rank| rank.stage >= Stage::Running) {
+            self.under_way = true;
             actions.push(Action::Go);
         }
         actions
@@ -305,11 +397,14 @@ impl RunState {
 
     /// Notes how a rank ended; the first word on it counts. Whether this was the first.
     fn end(&mut self, rank: u32, how: How) -> bool {
-        let order = self.arrivals;
+        let (arrival, ending) = (self.arrivals, self.ending.is_some());
         let Some(state) = self.ranks.get_mut(rank as usize).filter(|state| state.end.is_none()) else {
             return false;
         };
-        state.end = Some(RankEnd { rank, order, how, failure: state.failure.clone() });
+        let order = state.fell.map_or(arrival, |(order, _)| order);
+        let program = state.fell.map(|(_, program)| program);
+        let asked = ending && program.is_none();
+        state.end = Some(RankEnd { rank, order, how, asked, program, failure: state.failure.clone() });
         self.arrivals += 1;
         true
     }

@@ -5,5 +5,6 @@
 mod support;
 
 mod asking;
+mod house;
 mod mistakes;
 mod planning;

@@ -39,7 +39,7 @@ fn a_remote_engine_is_refused() {
     for host in ["tcp://192.0.2.1:2375", "ssh://farm"] {
         let place = Place::new();
         let ended = with_host(&place, host);
-        refused(&place, ended, &format!("DOCKER_HOST names the engine `{host}` on another machine"));
+        refused(&place, ended, &format!("DOCKER_HOST names the engine `{host}`, which is reached by a network"));
     }
 }
 

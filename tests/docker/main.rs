@@ -6,6 +6,7 @@
 #[path = "../support/mod.rs"]
 mod support;
 
+mod away;
 mod ending;
 mod engine;
 mod gang;

@@ -1,22 +1,22 @@
 //! What ranks write: where it goes, that all of it arrives, and what is made of the events they tell.
 
-use std::io::{BufRead, BufReader};
-use std::process::Stdio;
+use std::io::{BufRead, BufReader, Read};
+use std::process::{Command, ExitStatus, Stdio};
 
 use serde_json::{Value, json};
 
 use crate::needs_engine;
-use crate::support::{Place, Running, entries, job, nothing_left};
+use crate::support::{Place, Running, entries, job, nothing_left, sample, until};
 
 #[test]
 fn a_flood_arrives_whole_and_in_order() {
     needs_engine!();
-    const LINES: usize = 100_000;
+    let count = sample(100_000, 1_000_000);
     let place = Place::new();
-    job(&place, &format!("seq -f \"$RANK line %.0f of a flood\" {LINES}"), "");
+    job(&place, &format!("seq -f \"$RANK line %.0f of a flood\" {count}"), "");
     let ended = place.run(&["train", "job.yaml"]).with_code(0);
     for rank in 0..2 {
-        let expected: String = (1..=LINES).map(|number| format!("{rank} line {number} of a flood\n")).collect();
+        let expected: String = (1..=count).map(|number| format!("{rank} line {number} of a flood\n")).collect();
         assert!(place.log(rank) == expected, "the record of rank {rank} differs from what it wrote");
         let prefix = format!("[{rank}] ");
         let shown: String = ended
@@ -29,7 +29,7 @@ fn a_flood_arrives_whole_and_in_order() {
     }
     let journal = place.journal();
     let log = &entries(&journal, "logs")[0]["detail"][1];
-    assert_eq!((&log["lines"], &log["whole"], &log["dropped"]), (&json!(LINES), &json!(true), &json!(0)));
+    assert_eq!((&log["lines"], &log["whole"], &log["dropped"]), (&json!(count), &json!(true), &json!(0)));
     nothing_left(&place);
 }
 
@@ -82,6 +82,7 @@ fn json_is_one_object_alone_on_stdout() {
     let value: Value = serde_json::from_str(&ended.stdout).expect("one JSON value");
     assert_eq!((&value["exit_code"], &value["failure"]["rank"]), (&json!(1), &json!(1)), "{value}");
     assert_eq!(value["failure"]["class"], "code");
+    assert_eq!(value["failure"]["tail"], "words");
     assert!(value["failure"]["advice"].as_str().is_some_and(|advice| !advice.is_empty()), "{value}");
     nothing_left(&place);
 }
@@ -115,13 +116,90 @@ fn a_reader_that_stops_holds_up_no_rank() {
     // More than any pipe holds, read by nobody until the ranks have ended.
     job(&place, "seq 200000; echo done > /place/done-$RANK", "volumes: [.:/place]\n");
     let run = Running::start(place.evenkeel(&["train", "job.yaml"]));
-    crate::support::until("both ranks", || {
+    until("both ranks", || {
         (place.path().join("done-0").exists() && place.path().join("done-1").exists()).then_some(())
     });
-    crate::support::until("the containers' end", || crate::support::containers(&place).is_empty().then_some(()));
+    until("the containers' end", || crate::support::containers(&place).is_empty().then_some(()));
     let ended = run.end().with_code(0);
     assert_eq!(ended.stdout.lines().count(), 400_000);
     nothing_left(&place);
+}
+
+#[test]
+fn a_reader_that_never_reads_holds_up_neither_the_record_nor_a_signal() {
+    needs_engine!();
+    let place = Place::new();
+    job(&place, "seq 200000", "");
+    let mut run = Running::start(place.evenkeel(&["train", "job.yaml"]));
+    let journal = until("the record's end", || {
+        let journal = place.journal_so_far();
+        journal.iter().any(|entry| entry["entry"] == "end").then_some(journal)
+    });
+    assert_eq!(entries(&journal, "end")[0]["detail"]["exit_code"], 0);
+    // Its pipe is full and stays so: only the signal can end it now, and the run was a good one.
+    assert!(run.0.try_wait().expect("a child of ours").is_none(), "it did not wait for its reader");
+    run.signal("INT");
+    let status = until("the program's end", || run.0.try_wait().expect("a child of ours"));
+    assert_eq!(status.code(), Some(0));
+    nothing_left(&place);
+}
+
+#[test]
+fn a_terminal_shows_what_goes_on() {
+    needs_engine!();
+    let place = Place::new();
+    let step = json!({
+        "kind": "step", "epoch": 0, "epochs": 3, "step": 0, "steps_per_epoch": 4, "images": 16, "loss": 1.5, "terms": {},
+        "lr": 0.01, "memory_bytes": 1_500_000_000_u64, "time_ms": 100.0,
+    });
+    job(&place, &format!("echo '{step}' >&$EVENKEEL_EVENTS_FD; echo words; sleep 1"), "device: cpu\n");
+    let shown = |args: &[&str]| {
+        let (status, shown) = on_a_terminal(place.evenkeel(args));
+        assert_eq!(status.code(), Some(0), "{shown}");
+        shown
+    };
+    // With its result as JSON elsewhere, the terminal has a line that changes, and words that stay.
+    let all = shown(&["train", "job.yaml", "--json"]);
+    for words in [
+        "starting containers",
+        "starting the trainer",
+        "epoch 1/3  step 1/4  160.0 images/s  loss 1.500  memory 1.50 GB",
+    ] {
+        assert!(all.contains(words), "no `{words}` in {all:?}");
+    }
+    let (_, last) = all.rsplit_once("\x1b[2K").expect("the changing line is taken away");
+    assert!(last.contains("done in"), "{last:?}");
+    // A program that prints for itself has the terminal for itself: nothing is drawn between its lines.
+    let all = shown(&["train", "job.yaml"]);
+    let (_, own) = all.split_once("words\r\n").expect("the program's line stands alone");
+    assert!(!own.contains('\x1b'), "{own:?}");
+    nothing_left(&place);
+}
+
+/// Runs a program with its stderr (and its stdout, unless that is JSON) on a terminal of 100 columns. How it ended, and
+/// everything that the terminal was sent.
+fn on_a_terminal(mut command: Command) -> (ExitStatus, String) {
+    use rustix::fs::{Mode, OFlags};
+    use rustix::pty::{OpenptFlags, grantpt, openpt, ptsname, unlockpt};
+    let ours = openpt(OpenptFlags::RDWR | OpenptFlags::NOCTTY).expect("a pseudo-terminal");
+    grantpt(&ours).and_then(|()| unlockpt(&ours)).expect("its other end is ours");
+    let name = ptsname(&ours, Vec::new()).expect("it has a name");
+    let theirs = rustix::fs::open(name, OFlags::RDWR | OFlags::NOCTTY, Mode::empty()).expect("its other end");
+    let size = rustix::termios::Winsize { ws_row: 40, ws_col: 100, ws_xpixel: 0, ws_ypixel: 0 };
+    rustix::termios::tcsetwinsize(&theirs, size).expect("a size");
+
+    let json = command.get_args().any(|arg| arg == "--json");
+    let stdout = if json { Stdio::null() } else { theirs.try_clone().expect("another handle").into() };
+    let mut child = command.env("TERM", "xterm-256color").stdout(stdout).stderr(theirs).spawn().expect("it starts");
+    // The command holds handles of the other end; without them the end is seen.
+    drop(command);
+    let mut ours = std::fs::File::from(ours);
+    let (mut all, mut some) = (Vec::new(), [0; 4096]);
+    // EIO says that nobody holds the other end any more.
+    while let Ok(read @ 1..) = ours.read(&mut some) {
+        all.extend_from_slice(&some[..read]);
+    }
+    (child.wait().expect("a child of ours"), String::from_utf8_lossy(&all).into_owned())
 }
 
 #[test]
@@ -138,7 +216,7 @@ fn what_a_program_tells_is_heard() {
     let ended = place.run(&["train", "job.yaml"]).with_code(0).saying("a remark of the trainer").saying("mAP50 0.875");
     assert!(ended.stderr.contains("no event"), "what is not understood is said:\n{}", ended.stderr);
     let kinds: Vec<Value> = place.events(0).iter().map(|event| event["event"]["kind"].clone()).collect();
-    assert_eq!(kinds, ["waiting", "started", "note", "note", "metrics", "exit"].map(Value::from));
+    assert_eq!(kinds, ["waiting", "started", "note", "note", "metrics", "ended", "exit"].map(Value::from));
 
     let again = Place::new();
     job(&again, &script, "");

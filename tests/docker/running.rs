@@ -169,7 +169,10 @@ fn containers_say_whose_they_are() {
     let place = Place::new();
     job(&place, "until [ -e /place/go ]; do sleep 0.02; done", "volumes: [.:/place]");
     let run = Running::start(place.evenkeel(&["train", "job.yaml"]));
-    let names = until("both containers", || Some(containers(&place)).filter(|names| names.len() == 2));
+    // The engine lists a container before it can be asked about it by name: first all must run.
+    until("the go", || place.journal_so_far().iter().any(|entry| entry["entry"] == "go").then_some(()));
+    let names = containers(&place);
+    assert_eq!(names.len(), 2, "{names:?}");
     for name in &names {
         let label =
             |key: &str| docker(&["inspect", "-f", &format!("{{{{index .Config.Labels \"evenkeel.{key}\"}}}}"), name]);

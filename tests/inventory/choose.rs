@@ -5,8 +5,8 @@ use std::collections::BTreeSet;
 use evenkeel::error::{ExitCode, Failure};
 use evenkeel::inventory::lock::Holder;
 use evenkeel::inventory::{
-    Availability, CpuShare, DeviceId, DeviceRequest, Gpu, GpuName, Host, Inventory, Memory, Mig, Process, SelectError,
-    SelectOptions, Selection, availability, select,
+    Availability, ComputeCapability, CpuShare, DeviceId, DeviceRequest, Gpu, GpuName, Host, Inventory, Memory, Mig,
+    Process, SelectError, SelectOptions, Selection, availability, ready, select,
 };
 
 const GIB: u64 = 1 << 30;
@@ -243,12 +243,20 @@ fn whose_fault_it_is_decides_the_exit_code() {
 }
 
 #[test]
-fn a_busy_card_is_shared_on_demand() {
-    let machine = machine(vec![busy(0)]);
-    let request = DeviceRequest::Gpus(vec![GpuName::Index(0)]);
-    let options = SelectOptions { allow_busy: true, ..SelectOptions::default() };
-    let selection = select(&machine, &request, &options).expect("on demand");
-    assert!(selection.reasons[0].contains("although it is busy with pid 42"), "{:?}", selection.reasons);
+fn a_card_that_the_image_has_no_code_for_is_left_out_and_named() {
+    let mut old = card(1);
+    old.compute_capability = Some(ComputeCapability { major: 6, minor: 1 });
+    let machine = machine(vec![card(0), old]);
+    let options = SelectOptions { oldest: ready::oldest_card(13), ..SelectOptions::default() };
+    for request in [DeviceRequest::Auto, DeviceRequest::Count(1)] {
+        let selection = select(&machine, &request, &options).expect("one is new enough");
+        assert_eq!(selection.devices.len(), 1);
+        let left = "GPU 1 (card) is left out: its compute capability is 6.1, and the image needs 7.5 or newer";
+        assert!(selection.reasons.iter().any(|reason| reason == left), "{:?}", selection.reasons);
+    }
+    // Asked for by name it is taken: whether it can be used is told before anything is built.
+    let named = select(&machine, &DeviceRequest::Gpus(vec![GpuName::Index(1)]), &options).expect("as asked");
+    assert_eq!(named.devices.len(), 1);
 }
 
 #[test]

@@ -76,6 +76,74 @@ fn a_plan_leaves_busy_cards_out_and_says_so() {
 }
 
 #[test]
+fn a_plan_says_what_keeps_the_machine_from_training() {
+    let folder = place();
+    std::fs::write(folder.path().join("yolo.yaml"), "data: coco8\n").expect("written");
+    let plan = |fixture: &str| -> Value {
+        let output = evenkeel(fixture, folder.path(), &["plan", "yolo.yaml", "--json"]);
+        serde_json::from_slice(&output.stdout).unwrap_or_else(|_| panic!("{}", text(&output.stderr)))
+    };
+    let old = plan("old-driver");
+    assert!(old["warnings"].to_string().contains("is too old for the image's CUDA 13.0"), "{old}");
+    // One card is too old for the image: the other one trains.
+    let unequal = plan("unequal");
+    assert_eq!(unequal["world_size"], 1, "{unequal}");
+    assert!(
+        unequal["reasons"].to_string().contains("GTX 1080 Ti) is left out: its compute capability is 6.1"),
+        "{unequal}"
+    );
+    // A program of one's own brings its own CUDA.
+    let output = evenkeel("unequal", folder.path(), &["plan", "job.yaml", "--json"]);
+    let own: Value = serde_json::from_slice(&output.stdout).expect("a plan");
+    assert_eq!(own["world_size"], 2, "{own}");
+}
+
+#[test]
+fn every_way_out_that_a_refusal_names_is_one() {
+    let folder = place();
+    std::fs::write(folder.path().join("yolo.yaml"), "data: coco8\ndevice: auto\n").expect("written");
+    let mut ways = 0;
+    for refused in
+        ["batch.target=61", "batch.target=30 batch.micro=16", "device=0,1,2 batch.target=64", "batch.target=2 gpus=4"]
+    {
+        let overrides: Vec<&str> = refused.split(' ').collect();
+        let output = evenkeel("four-equal", folder.path(), &[&["plan", "yolo.yaml"], &overrides[..]].concat());
+        assert_eq!(output.status.code(), Some(2), "{refused}: {}", text(&output.stdout));
+        let said = text(&output.stderr);
+        let hint = said.split_once("hint: ").unwrap_or_else(|| panic!("no hint in {said}")).1;
+        for way in hint.split('`').skip(1).step_by(2) {
+            ways += 1;
+            let with = [&["plan", "yolo.yaml"], &overrides[..], &[way]].concat();
+            let output = evenkeel("four-equal", folder.path(), &with);
+            assert!(output.status.success(), "`{refused} {way}`: {}", text(&output.stderr));
+        }
+    }
+    assert!(ways >= 8, "{ways} ways");
+}
+
+#[test]
+fn a_machine_that_cannot_be_is_refused() {
+    let folder = place();
+    let devices = evenkeel("four-equal", folder.path(), &["devices", "--json"]);
+    let machine: Value = serde_json::from_slice(&devices.stdout).expect("JSON");
+    type Change = fn(&mut Value);
+    let changes: [(Change, &str); 4] = [
+        (|machine| machine["gpsu"] = Value::Array(Vec::new()), "unknown key `gpsu`"),
+        (|machine| machine["host"]["cpus"] = 0.into(), "`host.cpus` is 0"),
+        (|machine| machine["gpus"][1]["uuid"] = machine["gpus"][0]["uuid"].clone(), "is given twice"),
+        (|machine| machine["gpus"][0]["memory"]["free_bytes"] = (1_u64 << 50).into(), "more than there are"),
+    ];
+    for (change, words) in changes {
+        let mut odd = machine.clone();
+        change(&mut odd);
+        std::fs::write(folder.path().join("odd.json"), odd.to_string()).expect("written");
+        let output = evenkeel("four-equal", folder.path(), &["plan", "job.yaml", "--inventory", "odd.json"]);
+        assert_eq!(output.status.code(), Some(2));
+        assert!(text(&output.stderr).contains(words), "{}", text(&output.stderr));
+    }
+}
+
+#[test]
 fn without_a_driver_the_cpu_serves_and_it_is_said() {
     let folder = place();
     let output = evenkeel("no-driver", folder.path(), &["devices"]);

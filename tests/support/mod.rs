@@ -109,6 +109,11 @@ pub fn image() -> String {
     std::env::var("EVENKEEL_TEST_IMAGE").unwrap_or_else(|_| "evenkeel/debian:trixie".into())
 }
 
+/// How often something is tried: a sample, or with `EVENKEEL_TEST_LONG` (`make check-long`) all of it.
+pub fn sample(some: usize, all: usize) -> usize {
+    if std::env::var_os("EVENKEEL_TEST_LONG").is_some_and(|long| !long.is_empty()) { all } else { some }
+}
+
 /// Why no test with an engine can run here, if none can.
 pub fn no_engine() -> Option<String> {
     let try_to = |args: &[&str], without: &str| {

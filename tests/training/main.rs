@@ -97,7 +97,7 @@ fn a_quick_look_is_quick() {
     let place = shapes(256, "epochs: 100\nbatch: 64");
     place.run(&["train", "job.yaml", "--smoke"]).with_code(0).saying("done in");
     let steps = told(&place, 0, "step");
-    assert!(steps.len() <= 4, "{} steps", steps.len());
+    assert_eq!(steps.len(), 4);
     assert!(steps.iter().all(|step| step["images"] == 4), "another micro-batch: {steps:?}");
     assert!(place.record().parent().is_some_and(|family| family.ends_with("t-smoke")));
     nothing_left(&place);
@@ -106,9 +106,11 @@ fn a_quick_look_is_quick() {
 #[test]
 fn a_loss_that_is_not_finite_ends_the_run_with_advice() {
     needs_engine!();
+    // Decay alone multiplies the weights by 1 - 1000 in each step: they leave the range of f32 within 15.
     let place = shapes(
         32,
-        "epochs: 3\nbatch: 16\nargs: {optimizer: SGD, lr0: 1.0e+30, warmup_epochs: 0, plots: false, val: false}",
+        "epochs: 20\nbatch: 16\n\
+         args: {optimizer: SGD, lr0: 1000, weight_decay: 1, warmup_epochs: 0, plots: false, val: false}",
     );
     place.run(&["train", "job.yaml"]).with_code(1).saying("(diverged)").saying("args.lr0");
     nothing_left(&place);

@@ -3,12 +3,13 @@
 //! When the disk is full, events are lost and a note says how many, but the seal is not: space for it is reserved in the
 //! file beforehand, where the file system can do that.
 
+use std::ffi::OsString;
 use std::fs::File;
 use std::io::{self, Write};
 use std::path::Path;
 use std::time::{SystemTime, UNIX_EPOCH};
 
-use evenkeel_wire::{Event, Record, VERSION};
+use evenkeel_wire::{Event, Record, VERSION, env};
 use rustix::fs::{FallocateFlags, fallocate, ftruncate};
 
 use crate::lines::{Line, Lines};
@@ -36,6 +37,8 @@ pub struct Events {
     reserved: Option<u64>,
     lost: u64,
     lines: Lines,
+    /// What a preflight found that the trainer must be started with.
+    found: Vec<(&'static str, OsString)>,
 }
 
 impl Events {
@@ -56,6 +59,7 @@ impl Events {
             reserved: Some(end),
             lost: 0,
             lines: Lines::default(),
+            found: Vec::new(),
         };
         if fallocate(&events.file, FallocateFlags::KEEP_SIZE, end, RESERVE).is_ok() {
             events.reserved = Some(end + RESERVE);
@@ -67,6 +71,11 @@ impl Events {
 
     /// Appends an event, or counts it as lost.
     pub fn append(&mut self, event: Event) {
+        if let Event::Preflight { ok: true, environment, .. } = &event {
+            let known = |name: &&str| environment.contains_key(*name);
+            self.found =
+                env::FOUND.into_iter().filter(known).map(|name| (name, OsString::from(&environment[name]))).collect();
+        }
         if self.lost > 0 {
             let message = format!("{} events are lost here, the disk was full", self.lost);
             let note = self.line(Event::Note { message });
@@ -83,6 +92,11 @@ impl Events {
         } else {
             self.lost += 1;
         }
+    }
+
+    /// Variables that the preflight's event names; those of [`env::FOUND`] only.
+    pub fn found(&self) -> &[(&'static str, OsString)] {
+        &self.found
     }
 
     /// Takes bytes that the trainer wrote on its events descriptor.
@@ -170,7 +184,7 @@ fn read(line: &Line<'_>) -> Event {
     let (bytes, why) = match line {
         Line::TooLong(bytes) => (*bytes, "is too long".to_owned()),
         Line::Whole(bytes) => match serde_json::from_slice::<Event>(bytes) {
-            Ok(Event::Waiting | Event::Started { .. } | Event::Exit { .. }) => {
+            Ok(Event::Waiting | Event::Started { .. } | Event::Ended { .. } | Event::Exit { .. }) => {
                 (*bytes, "is the agent's own".to_owned())
             }
             Ok(event) => return event,

@@ -163,7 +163,9 @@ fn run_programs(config: &Config, variables: &[(&'static str, OsString)], spools:
             return end;
         }
     }
-    spools.run(&config.command, variables)
+    // What the preflight found is what the trainer gets, or the trainer would meet what the preflight went round.
+    let variables = [variables, spools.events.found()].concat();
+    spools.run(&config.command, &variables)
 }
 
 /// Keeps the leader's container, whose network the others share, until they have ended or a signal ends it. The locks

@@ -28,6 +28,8 @@ const SILENCE: Duration = Duration::from_millis(100);
 const LINGER: Duration = Duration::from_secs(2);
 /// How long to wait for killed processes to be gone before the spool is sealed without them.
 const KILLED: Duration = Duration::from_secs(2);
+/// Reads that empty the pipe of events at a program's end. What it left behind may go on writing.
+const ENDED_READS: u32 = 16;
 /// How often to try again to write what a full disk did not take.
 const RETRY: Duration = Duration::from_secs(1);
 
@@ -119,7 +121,17 @@ impl Spools {
             if signalled {
                 let requests: Vec<_> = std::iter::from_fn(|| self.signals.next()).collect();
                 let reaped = tree::reap(pid);
-                ended = ended.or(reaped.end);
+                if let (None, Some(end)) = (ended, reaped.end) {
+                    // First what it told before: the reason of its end, most of all.
+                    for _ in 0..ENDED_READS {
+                        if self.read_events(&mut events, &mut buffer) == 0 {
+                            break;
+                        }
+                    }
+                    // Peers that hang in a collective must not wait for what the program left behind.
+                    self.events.append(Event::Ended { code: end.code(), signal: end.signal() });
+                    ended = Some(end);
+                }
                 children_left = reaped.children_left;
                 for request in requests {
                     self.obey(request, pid, ended.is_some());

@@ -19,6 +19,7 @@
 #include <torch/csrc/distributed/c10d/logger.hpp>
 #include <torch/csrc/distributed/c10d/reducer.hpp>
 
+#include "closing.h"
 #include "guard.h"
 #include "handles.h"
 
@@ -87,6 +88,13 @@ class Bf16CompressHook : public c10d::CppCommHookInterface<Group> {
   }
 };
 
+// Of two failures that come of one another, the one that was first.
+template <class Call>
+tchd_status on_group(const std::shared_ptr<tchd::Closing>& closing, Call&& call) noexcept {
+  const auto status = guard(std::forward<Call>(call));
+  return status.kind == TCHD_OK || !closing ? status : closing->cause(status);
+}
+
 // Destroying a reducer or its logger may throw, and a shared pointer's destructor may not.
 struct Destroy {
   template <class T>
@@ -104,6 +112,7 @@ struct Destroy {
 struct tchd_ddp {
   // Above the reducer, so that it goes after it.
   Group group;
+  std::shared_ptr<tchd::Closing> closing;
   std::vector<at::Tensor> parameters;
   std::vector<at::Tensor> buffers;
   bool find_unused = false;
@@ -148,13 +157,14 @@ extern "C" const void* tchd_tensor_identity(const tchd_tensor* handle) noexcept 
 }
 
 extern "C" tchd_status tchd_group_broadcast_coalesced(const tchd_group* group, const tchd_tensor* const* handles, size_t count, int32_t root) noexcept {
-  return guard([&] { c10d::broadcast_coalesced(wrap(group), detached(tensors(handles, count)), kBroadcastBytes, root); });
+  return on_group(group->closing, [&] { c10d::broadcast_coalesced(wrap(group), detached(tensors(handles, count)), kBroadcastBytes, root); });
 }
 
 extern "C" tchd_status tchd_ddp_new(const tchd_group* group, const tchd_ddp_options* options, const tchd_tensor* const* parameters, const tchd_slice* names, size_t parameter_count, const tchd_tensor* const* buffers, size_t buffer_count, tchd_ddp** out) noexcept {
-  return guard([&] {
+  return on_group(group->closing, [&] {
     auto ddp = std::make_unique<tchd_ddp>();
     ddp->group = wrap(group);
+    ddp->closing = group->closing;
     ddp->parameters = tensors(parameters, parameter_count);
     ddp->buffers = detached(tensors(buffers, buffer_count));
     ddp->find_unused = options->find_unused_parameters;
@@ -211,7 +221,7 @@ extern "C" tchd_status tchd_ddp_new(const tchd_group* group, const tchd_ddp_opti
 }
 
 extern "C" tchd_status tchd_ddp_before_forward(tchd_ddp* ddp, bool synchronise, bool send_buffers) noexcept {
-  return guard([&] {
+  return on_group(ddp->closing, [&] {
     if (!c10::GradMode::is_enabled()) {
       return;
     }
@@ -240,8 +250,8 @@ extern "C" tchd_status tchd_ddp_after_forward(tchd_ddp* ddp, const tchd_tensor* 
   });
 }
 
-extern "C" tchd_status tchd_backward(const tchd_tensor* loss) noexcept {
-  return guard([&] { tensor(loss).backward(); });
+extern "C" tchd_status tchd_ddp_backward(tchd_ddp* ddp, const tchd_tensor* loss) noexcept {
+  return on_group(ddp->closing, [&] { tensor(loss).backward(); });
 }
 
 extern "C" tchd_status tchd_ddp_zero_grad(tchd_ddp* ddp) noexcept {

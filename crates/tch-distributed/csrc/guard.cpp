@@ -69,6 +69,8 @@ tchd_status current_exception() noexcept {
     throw;
   } catch (const InvalidArgument& error) {
     return status(TCHD_INVALID_ARGUMENT, error.message.c_str());
+  } catch (const GroupClosed& error) {
+    return status(error.kind, error.what());
   } catch (const c10::OutOfMemoryError& error) {
     return status(TCHD_OUT_OF_MEMORY, error.what_without_backtrace());
   } catch (const c10d::TimeoutError& error) {

@@ -1,6 +1,7 @@
 // Turns whatever a call throws into a `tchd_status`.
 #pragma once
 
+#include <stdexcept>
 #include <string>
 #include <utility>
 #include <vector>
@@ -12,6 +13,12 @@ namespace tchd {
 // For the shim's own complaints about its arguments.
 struct InvalidArgument {
   std::string message;
+};
+
+// Thrown by operations on a group that has closed itself. A std::exception, as it passes through libtorch's own threads.
+struct GroupClosed : std::runtime_error {
+  GroupClosed(tchd_kind kind, const std::string& message) : std::runtime_error(message), kind(kind) {}
+  tchd_kind kind;
 };
 
 // Classifies the exception in flight. To be called inside a `catch` block only.

@@ -68,15 +68,36 @@ tchd_status tchd_store_drop(tchd_store* store) noexcept;
 
 // Exactly one of `interface` and `address` is not empty.
 tchd_status tchd_group_gloo(const tchd_store* store, int32_t rank, int32_t world_size, tchd_slice interface, tchd_slice address, int32_t threads, int64_t timeout_ms, tchd_group** out) noexcept;
+// Both only with the feature `nccl`. `library` is the file that nccl.cpp became; it has to be loaded, once, before a group is made.
+tchd_status tchd_nccl_load(tchd_slice library) noexcept;
+tchd_status tchd_group_nccl(const tchd_store* store, int32_t rank, int32_t world_size, int32_t device, bool high_priority_stream, int64_t timeout_ms, tchd_group** out) noexcept;
 tchd_status tchd_group_all_reduce(const tchd_group* group, const tchd_tensor* tensor, uint8_t op, tchd_work** out) noexcept;
 tchd_status tchd_group_broadcast(const tchd_group* group, const tchd_tensor* tensor, int32_t root, tchd_work** out) noexcept;
 tchd_status tchd_group_barrier(const tchd_group* group, tchd_work** out) noexcept;
 tchd_status tchd_group_monitored_barrier(const tchd_group* group, int64_t timeout_ms, bool wait_all_ranks) noexcept;
+tchd_status tchd_group_reduce(const tchd_group* group, const tchd_tensor* tensor, int32_t root, uint8_t op, tchd_work** out) noexcept;
+tchd_status tchd_group_all_gather(const tchd_group* group, const tchd_tensor* const* outputs, size_t count, const tchd_tensor* input, tchd_work** out) noexcept;
+tchd_status tchd_group_all_gather_into_tensor(const tchd_group* group, const tchd_tensor* output, const tchd_tensor* input, tchd_work** out) noexcept;
+// `count` of 0 on ranks that are not the root.
+tchd_status tchd_group_gather(const tchd_group* group, const tchd_tensor* const* outputs, size_t count, const tchd_tensor* input, int32_t root, tchd_work** out) noexcept;
+tchd_status tchd_group_scatter(const tchd_group* group, const tchd_tensor* output, const tchd_tensor* const* inputs, size_t count, int32_t root, tchd_work** out) noexcept;
+tchd_status tchd_group_reduce_scatter_tensor(const tchd_group* group, const tchd_tensor* output, const tchd_tensor* input, uint8_t op, tchd_work** out) noexcept;
+// `count` of 0: equal splits.
+tchd_status tchd_group_all_to_all_single(const tchd_group* group, const tchd_tensor* output, const int64_t* output_splits, const tchd_tensor* input, const int64_t* input_splits, size_t count, tchd_work** out) noexcept;
+tchd_status tchd_group_send(const tchd_group* group, const tchd_tensor* tensor, int32_t peer, int32_t tag, tchd_work** out) noexcept;
+tchd_status tchd_group_recv(const tchd_group* group, const tchd_tensor* tensor, int32_t peer, int32_t tag, tchd_work** out) noexcept;
+// The failure that closed the group, if one did.
+tchd_status tchd_group_failure(const tchd_group* group) noexcept;
+// Both leave the group to be dropped.
+tchd_status tchd_group_abort(const tchd_group* group) noexcept;
+tchd_status tchd_group_shutdown(const tchd_group* group) noexcept;
 tchd_status tchd_group_drop(tchd_group* group) noexcept;
 
 // `timeout_ms` of 0: as long as the group's own timeout lets it run.
 tchd_status tchd_work_wait(const tchd_work* work, int64_t timeout_ms) noexcept;
 tchd_status tchd_work_is_completed(const tchd_work* work, bool* out) noexcept;
+// The failure of a work that has ended; success for one that runs or ended well.
+tchd_status tchd_work_exception(const tchd_work* work) noexcept;
 tchd_status tchd_work_drop(tchd_work* work) noexcept;
 
 // DDP and what goes with it (ddp.cpp). Lists of tensors are arrays of handles.
@@ -102,7 +123,7 @@ tchd_status tchd_ddp_new(const tchd_group* group, const tchd_ddp_options* option
 // Around every forward pass; `after` only where the pass is to be synchronised.
 tchd_status tchd_ddp_before_forward(tchd_ddp* ddp, bool synchronise, bool send_buffers) noexcept;
 tchd_status tchd_ddp_after_forward(tchd_ddp* ddp, const tchd_tensor* const* outputs, size_t count) noexcept;
-tchd_status tchd_backward(const tchd_tensor* loss) noexcept;
+tchd_status tchd_ddp_backward(tchd_ddp* ddp, const tchd_tensor* loss) noexcept;
 tchd_status tchd_ddp_zero_grad(tchd_ddp* ddp) noexcept;
 // Writes at most `capacity` sizes and says how many buckets there are.
 tchd_status tchd_ddp_bucket_bytes(const tchd_ddp* ddp, uint64_t* sizes, size_t capacity, size_t* count) noexcept;

@@ -21,22 +21,18 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     };
     let (rank, world_size): (u32, u32) = (rank.parse()?, world_size.parse()?);
     let (warm_up, steps): (u32, u32) = (warm_up.parse()?, steps.parse()?);
-    if device != "cpu" {
-        return Err(format!("no process group for device `{device}`").into());
-    }
     tch::set_num_threads(1);
     tch::manual_seed(rank.into());
     let store = Store::file(&Path::new(folder).join("store"), Some(world_size), TIMEOUT)?;
-    let options = GlooOptions::new(Interface::Name("lo".into()), TIMEOUT);
-    let group = ProcessGroup::gloo(&store, rank, world_size, &options)?;
+    let (group, device) = connect(&store, rank, world_size, device)?;
 
-    let vs = nn::VarStore::new(Device::Cpu);
+    let vs = nn::VarStore::new(device);
     let net = tch::vision::resnet::resnet18(&vs.root(), 1000);
     let mut optimizer = nn::sgd(0.9, 0.0, 1e-4, false).build(&vs, 0.01)?;
     let options = DdpOptions { broadcast_buffers: false, ..Default::default() };
     let mut ddp = Ddp::new(&group, &vs, &options)?;
-    let images = Tensor::randn([IMAGES, 3, SIZE, SIZE], (Kind::Float, Device::Cpu));
-    let labels = Tensor::randint(1000, [IMAGES], (Kind::Int64, Device::Cpu));
+    let images = Tensor::randn([IMAGES, 3, SIZE, SIZE], (Kind::Float, device));
+    let labels = Tensor::randint(1000, [IMAGES], (Kind::Int64, device));
     let parameters = vs.trainable_variables();
 
     let mut start = Instant::now();
@@ -69,6 +65,27 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     drop(ddp);
     group.shutdown()?;
     Ok(())
+}
+
+/// The group, and where this rank computes: on the CPU, or on the GPU of its own number.
+fn connect(
+    store: &Store,
+    rank: u32,
+    world_size: u32,
+    device: &str,
+) -> Result<(ProcessGroup, Device), Box<dyn std::error::Error>> {
+    match device {
+        "cpu" => {
+            let options = GlooOptions::new(Interface::Name("lo".into()), TIMEOUT);
+            Ok((ProcessGroup::gloo(store, rank, world_size, &options)?, Device::Cpu))
+        }
+        #[cfg(feature = "nccl")]
+        "cuda" => {
+            let options = tch_distributed::NcclOptions::new(rank, TIMEOUT);
+            Ok((ProcessGroup::nccl(store, rank, world_size, &options)?, Device::Cuda(rank as usize)))
+        }
+        _ => Err(format!("no process group for device `{device}` in this build").into()),
+    }
 }
 
 /// What one would write without DDP: all gradients as one tensor, averaged, and back.

@@ -10,7 +10,7 @@ use tch::{Kind, Tensor, nn};
 use crate::agree::{self, Variable};
 use crate::error::{Error, Result};
 use crate::ffi::{self, Slice};
-use crate::group::{ProcessGroup, sendable};
+use crate::group::ProcessGroup;
 
 /// Kind that gradients are sent in.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -180,7 +180,9 @@ impl<'g> Ddp<'g> {
             agree::agree(group, &all)?;
         }
         let handles = |all: &[(String, Tensor)]| {
-            all.iter().map(|(name, tensor)| sendable(tensor, &format!("variable `{name}`"))).collect::<Result<Vec<_>>>()
+            all.iter()
+                .map(|(name, tensor)| group.sendable(tensor, &format!("variable `{name}`")))
+                .collect::<Result<Vec<_>>>()
         };
         let (parameter_handles, buffer_handles) = (handles(&parameters)?, handles(&buffers)?);
         let names: Vec<String> = parameters.iter().map(|(name, _)| name.clone()).collect();
@@ -270,7 +272,7 @@ impl<'g> Ddp<'g> {
         }
         // SAFETY: the tensor is alive for the call. The hooks of this reducer run inside it, on a group that is borrowed,
         // hence on the thread that may use it.
-        let status = unsafe { ffi::tchd_backward(loss.as_ptr().cast()) };
+        let status = unsafe { ffi::tchd_ddp_backward(self.raw.as_ptr(), loss.as_ptr().cast()) };
         self.note(status, "backward pass")?;
         self.pending = false;
         Ok(())

@@ -96,7 +96,7 @@ unsafe extern "C" {
         outputs: *const *const TensorHandle,
         count: usize,
     ) -> Status;
-    pub(crate) fn tchd_backward(loss: *const TensorHandle) -> Status;
+    pub(crate) fn tchd_ddp_backward(ddp: *mut DdpHandle, loss: *const TensorHandle) -> Status;
     pub(crate) fn tchd_ddp_zero_grad(ddp: *mut DdpHandle) -> Status;
     pub(crate) fn tchd_ddp_bucket_bytes(
         ddp: *const DdpHandle,
@@ -190,10 +190,92 @@ unsafe extern "C" {
         timeout_ms: i64,
         wait_all_ranks: bool,
     ) -> Status;
+    #[cfg(feature = "nccl")]
+    pub(crate) fn tchd_nccl_load(library: Slice) -> Status;
+    #[cfg(feature = "nccl")]
+    pub(crate) fn tchd_group_nccl(
+        store: *const StoreHandle,
+        rank: i32,
+        world_size: i32,
+        device: i32,
+        high_priority_stream: bool,
+        timeout_ms: i64,
+        out: *mut *mut GroupHandle,
+    ) -> Status;
+    pub(crate) fn tchd_group_reduce(
+        group: *const GroupHandle,
+        tensor: *const TensorHandle,
+        root: i32,
+        op: u8,
+        out: *mut *mut WorkHandle,
+    ) -> Status;
+    pub(crate) fn tchd_group_all_gather(
+        group: *const GroupHandle,
+        outputs: *const *const TensorHandle,
+        count: usize,
+        input: *const TensorHandle,
+        out: *mut *mut WorkHandle,
+    ) -> Status;
+    pub(crate) fn tchd_group_all_gather_into_tensor(
+        group: *const GroupHandle,
+        output: *const TensorHandle,
+        input: *const TensorHandle,
+        out: *mut *mut WorkHandle,
+    ) -> Status;
+    pub(crate) fn tchd_group_gather(
+        group: *const GroupHandle,
+        outputs: *const *const TensorHandle,
+        count: usize,
+        input: *const TensorHandle,
+        root: i32,
+        out: *mut *mut WorkHandle,
+    ) -> Status;
+    pub(crate) fn tchd_group_scatter(
+        group: *const GroupHandle,
+        output: *const TensorHandle,
+        inputs: *const *const TensorHandle,
+        count: usize,
+        root: i32,
+        out: *mut *mut WorkHandle,
+    ) -> Status;
+    pub(crate) fn tchd_group_reduce_scatter_tensor(
+        group: *const GroupHandle,
+        output: *const TensorHandle,
+        input: *const TensorHandle,
+        op: u8,
+        out: *mut *mut WorkHandle,
+    ) -> Status;
+    pub(crate) fn tchd_group_all_to_all_single(
+        group: *const GroupHandle,
+        output: *const TensorHandle,
+        output_splits: *const i64,
+        input: *const TensorHandle,
+        input_splits: *const i64,
+        count: usize,
+        out: *mut *mut WorkHandle,
+    ) -> Status;
+    pub(crate) fn tchd_group_send(
+        group: *const GroupHandle,
+        tensor: *const TensorHandle,
+        peer: i32,
+        tag: i32,
+        out: *mut *mut WorkHandle,
+    ) -> Status;
+    pub(crate) fn tchd_group_recv(
+        group: *const GroupHandle,
+        tensor: *const TensorHandle,
+        peer: i32,
+        tag: i32,
+        out: *mut *mut WorkHandle,
+    ) -> Status;
+    pub(crate) fn tchd_group_failure(group: *const GroupHandle) -> Status;
+    pub(crate) fn tchd_group_abort(group: *const GroupHandle) -> Status;
+    pub(crate) fn tchd_group_shutdown(group: *const GroupHandle) -> Status;
     pub(crate) fn tchd_group_drop(group: *mut GroupHandle) -> Status;
 
     pub(crate) fn tchd_work_wait(work: *const WorkHandle, timeout_ms: i64) -> Status;
     pub(crate) fn tchd_work_is_completed(work: *const WorkHandle, out: *mut bool) -> Status;
+    pub(crate) fn tchd_work_exception(work: *const WorkHandle) -> Status;
     pub(crate) fn tchd_work_drop(work: *mut WorkHandle) -> Status;
 }
 

@@ -1,17 +1,16 @@
-//! Process groups: ranks that are connected, and what they do together.
+//! Process groups: ranks that are connected. What they do together is in `collective.rs` and `point_to_point.rs`.
 
+use std::cell::RefCell;
 use std::marker::PhantomData;
 use std::net::IpAddr;
 use std::ptr::{self, NonNull};
+use std::thread::JoinHandle;
 use std::time::Duration;
-
-use tch::{Device, Kind, Tensor};
 
 use crate::error::{Error, Result};
 use crate::ffi::{self, Slice};
-use crate::reduce::ReduceOp;
 use crate::store::Store;
-use crate::work::Work;
+use crate::work::{Finish, RawWork, Work};
 
 /// Where gloo's sockets are bound.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -41,17 +40,43 @@ impl GlooOptions {
     }
 }
 
+/// Who carries the messages.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Backend {
+    /// gloo, over TCP, for tensors in the host's memory.
+    Gloo,
+    /// NCCL, for tensors on the GPU of this index.
+    Nccl {
+        /// Index of the CUDA device that the group is bound to.
+        device: u32,
+    },
+}
+
 /// Ranks that are connected. All of them must start the same collectives in the same order, on tensors of the same shape
 /// and kind: gloo ends the *process* (SIGABRT, from a thread of its own) that is sent more bytes than it expects, and no
 /// rank can see that beforehand.
 ///
-/// Dropping a group waits for its collectives to end, at most for the group's timeout; so does [`ProcessGroup::shutdown`],
-/// which can tell of a failure.
+/// # Failure
+///
+/// A gloo group closes itself on the first operation that fails by a deadline or a lost connection, whether or not somebody
+/// waits for it. Its peers meet the closed connections and do the same, so that all ranks know within milliseconds, those
+/// too that had no business with the rank that died. Operations under way end with an error, and later ones are refused
+/// with the first failure. There is no way back: a new group needs a new store or [`Store::prefix`].
+///
+/// NCCL has a watchdog of its own, which ends the *process* after a timeout; recovery there is a new process.
+///
+/// # End
+///
+/// Dropping a group waits for its operations to end, at most for the group's timeout; so does [`ProcessGroup::shutdown`],
+/// which can tell of a failure. [`ProcessGroup::abort`] does not wait.
 #[derive(Debug)]
 pub struct ProcessGroup {
     raw: NonNull<ffi::GroupHandle>,
     rank: u32,
     world_size: u32,
+    backend: Backend,
+    /// Threads that wait for sends and receives, of which some may have ended.
+    waiters: RefCell<Vec<JoinHandle<()>>>,
     // The counter that matches collectives between ranks is not guarded.
     _not_sync: PhantomData<std::cell::Cell<()>>,
 }
@@ -97,8 +122,13 @@ impl ProcessGroup {
             )
         };
         ffi::check(status, || format!("gloo group over `{interface}{address}`, rank {rank} of {world_size}"))?;
+        Self::new(raw, rank, world_size, Backend::Gloo)
+    }
+
+    /// Takes over a group that the shim has made.
+    pub(crate) fn new(raw: *mut ffi::GroupHandle, rank: u32, world_size: u32, backend: Backend) -> Result<Self> {
         let raw = NonNull::new(raw).ok_or_else(|| Error::Other("libtorch gave no group".into()))?;
-        Ok(Self { raw, rank, world_size, _not_sync: PhantomData })
+        Ok(Self { raw, rank, world_size, backend, waiters: RefCell::default(), _not_sync: PhantomData })
     }
 
     /// This rank.
@@ -113,111 +143,101 @@ impl ProcessGroup {
         self.world_size
     }
 
-    /// Replaces `tensor` on every rank by the reduction over all ranks. Shape and kind must agree between the ranks.
-    ///
-    /// # Errors
-    ///
-    /// [`Error::InvalidArgument`] or [`Error::Unsupported`] for a tensor or an operation that the backend does not take,
-    /// before anything is sent.
-    pub fn all_reduce(&self, tensor: &mut Tensor, op: ReduceOp) -> Result<Work> {
-        let handle = checked(tensor, "all_reduce")?;
-        let kind = tensor.kind();
-        if !op.fits(kind) {
-            return Err(Error::Unsupported(format!("all_reduce: {op:?} of {kind:?} tensors")));
-        }
-        self.start("all_reduce", |group, out| {
-            // SAFETY: group and tensor are alive for the call; the operation takes a reference to the tensor.
-            unsafe { ffi::tchd_group_all_reduce(group, handle, op.code(), out) }
-        })
-    }
-
-    /// Replaces `tensor` on every rank by that of rank `root`. Shape and kind must agree between the ranks.
-    ///
-    /// # Errors
-    ///
-    /// As [`ProcessGroup::all_reduce`], and for a root out of range.
-    pub fn broadcast(&self, tensor: &mut Tensor, root: u32) -> Result<Work> {
-        let (root, _) = ranks(root, self.world_size)?;
-        let handle = checked(tensor, "broadcast")?;
-        self.start("broadcast", |group, out| {
-            // SAFETY: group and tensor are alive for the call; the operation takes a reference to the tensor.
-            unsafe { ffi::tchd_group_broadcast(group, handle, root, out) }
-        })
-    }
-
-    /// Replaces `tensors` on every rank by those of rank `root`, many in one message. Their number, shapes and kinds must
-    /// agree between the ranks; kinds may be mixed, and a tensor need not be contiguous. Blocks until all are there.
-    ///
-    /// # Errors
-    ///
-    /// As [`ProcessGroup::broadcast`], and what [`Work::wait`] returns.
-    pub fn broadcast_coalesced(&self, tensors: &mut [Tensor], root: u32) -> Result<()> {
-        let (root, _) = ranks(root, self.world_size)?;
-        let mut handles = Vec::with_capacity(tensors.len());
-        for (i, tensor) in tensors.iter().enumerate() {
-            handles.push(sendable(tensor, &format!("broadcast_coalesced, tensor {i}"))?);
-        }
-        if handles.is_empty() {
-            return Ok(());
-        }
-        // SAFETY: group and tensors are alive for the call, which blocks; `handles` holds `handles.len()` of them.
-        let status =
-            unsafe { ffi::tchd_group_broadcast_coalesced(self.raw.as_ptr(), handles.as_ptr(), handles.len(), root) };
-        ffi::check(status, || "broadcast_coalesced".into())
-    }
-
-    /// Ends on a rank only when all ranks have started it and their earlier collectives have ended.
-    ///
-    /// # Errors
-    ///
-    /// As the backend fails to start it.
-    pub fn barrier(&self) -> Result<Work> {
-        self.start("barrier", |group, out| {
-            // SAFETY: the group is alive for the call.
-            unsafe { ffi::tchd_group_barrier(group, out) }
-        })
-    }
-
-    /// A barrier whose error names who is missing: on rank 0 the first missing rank, or with `all` every one.
-    ///
-    /// # Errors
-    ///
-    /// [`Error::Timeout`] or [`Error::Other`] with libtorch's words on rank 0; on other ranks those of a lost rank 0.
-    pub fn monitored_barrier(&self, timeout: Duration, all: bool) -> Result<()> {
-        // SAFETY: the group is alive for the call, which blocks.
-        let status = unsafe { ffi::tchd_group_monitored_barrier(self.raw.as_ptr(), ffi::millis(timeout), all) };
-        ffi::check(status, || "monitored barrier".into())
-    }
-
-    /// Ends the group: waits for its collectives, closes its connections.
-    ///
-    /// # Errors
-    ///
-    /// What libtorch throws while it closes.
-    pub fn shutdown(self) -> Result<()> {
-        let raw = std::mem::ManuallyDrop::new(self).raw;
-        // SAFETY: `raw` was this group's alone, and `ManuallyDrop` keeps the drop below from running too.
-        let status = unsafe { ffi::tchd_group_drop(raw.as_ptr()) };
-        ffi::check(status, || "shut down".into())
-    }
-
     pub(crate) fn as_ptr(&self) -> *const ffi::GroupHandle {
         self.raw.as_ptr()
     }
 
-    fn start(
+    /// Who carries the messages.
+    #[must_use]
+    pub fn backend(&self) -> Backend {
+        self.backend
+    }
+
+    /// The failure that closed a gloo group; `None` while it is sound, and always `None` for NCCL. Does not block.
+    #[must_use]
+    pub fn failure(&self) -> Option<Error> {
+        // SAFETY: the group is alive for the call, which looks under a lock.
+        let status = unsafe { ffi::tchd_group_failure(self.raw.as_ptr()) };
+        ffi::check(status, || "process group".into()).err()
+    }
+
+    /// Ends the group: waits for its operations, closes its connections.
+    ///
+    /// # Errors
+    ///
+    /// What closed the group before, or what libtorch throws while it closes. The group is gone in any case.
+    pub fn shutdown(self) -> Result<()> {
+        self.join_waiters();
+        let failure = self.failure();
+        // SAFETY: the group is alive for the call.
+        let status = unsafe { ffi::tchd_group_shutdown(self.raw.as_ptr()) };
+        let shut = ffi::check(status, || "shut down".into());
+        let closed = self.close("shut down");
+        failure.map_or(Ok(()), Err).and(shut).and(closed)
+    }
+
+    /// Ends the group at once: operations under way fail here, and soon on the other ranks.
+    ///
+    /// On NCCL this is `ncclCommAbort`, which can itself hang where the GPUs do: end the process after it.
+    ///
+    /// # Errors
+    ///
+    /// What libtorch throws while it closes. The group is gone in any case.
+    pub fn abort(self) -> Result<()> {
+        // SAFETY: the group is alive for the call.
+        let status = unsafe { ffi::tchd_group_abort(self.raw.as_ptr()) };
+        let aborted = ffi::check(status, || "abort".into());
+        self.join_waiters();
+        aborted.and(self.close("abort"))
+    }
+
+    fn close(self, doing: &str) -> Result<()> {
+        let mut group = std::mem::ManuallyDrop::new(self);
+        drop(std::mem::take(&mut group.waiters));
+        // SAFETY: `raw` was this group's alone, and `ManuallyDrop` keeps the drop below from running too.
+        let status = unsafe { ffi::tchd_group_drop(group.raw.as_ptr()) };
+        ffi::check(status, || doing.into())
+    }
+
+    /// Sends and receives end by the group's timeout at the latest, or when the group closes.
+    fn join_waiters(&self) {
+        for waiter in self.waiters.take() {
+            // It cannot panic; and if it did, the outcome would be missing where it is waited for.
+            let _ = waiter.join();
+        }
+    }
+
+    /// Keeps a thread until it, or the group, has ended.
+    pub(crate) fn keep_waiter(&self, waiter: JoinHandle<()>) {
+        let mut waiters = self.waiters.borrow_mut();
+        waiters.retain(|waiter| !waiter.is_finished());
+        waiters.push(waiter);
+    }
+
+    /// Starts an operation of the backend's.
+    pub(crate) fn start(
+        &self,
+        doing: &'static str,
+        finish: Option<Finish>,
+        call: impl FnOnce(*const ffi::GroupHandle, *mut *mut ffi::WorkHandle) -> ffi::Status,
+    ) -> Result<Work> {
+        Ok(Work::new(self.start_raw(doing, call)?, doing, finish))
+    }
+
+    pub(crate) fn start_raw(
         &self,
         doing: &'static str,
         call: impl FnOnce(*const ffi::GroupHandle, *mut *mut ffi::WorkHandle) -> ffi::Status,
-    ) -> Result<Work> {
+    ) -> Result<RawWork> {
         let mut work = ptr::null_mut();
         ffi::check(call(self.raw.as_ptr(), &mut work), || doing.into())?;
-        Work::new(work, doing)
+        RawWork::new(work, doing)
     }
 }
 
 impl Drop for ProcessGroup {
     fn drop(&mut self) {
+        self.join_waiters();
         // SAFETY: `raw` is ours and not used again; works hold references to what they need.
         let status = unsafe { ffi::tchd_group_drop(self.raw.as_ptr()) };
         // Whoever wants to know calls `shutdown`; `check` frees the message there might be.
@@ -225,40 +245,10 @@ impl Drop for ProcessGroup {
     }
 }
 
-fn ranks(rank: u32, world_size: u32) -> Result<(i32, i32)> {
+/// A rank as c10d wants it, after a look at its range.
+pub(crate) fn ranks(rank: u32, world_size: u32) -> Result<(i32, i32)> {
     match (i32::try_from(rank), i32::try_from(world_size)) {
         (Ok(rank), Ok(size)) if rank < size => Ok((rank, size)),
         _ => Err(Error::InvalidArgument(format!("rank {rank} in a world of {world_size}"))),
     }
-}
-
-/// The tensor's handle, after what can be known on this rank has been checked: also that it lies in one piece.
-fn checked(tensor: &Tensor, doing: &str) -> Result<*const ffi::TensorHandle> {
-    let handle = sendable(tensor, doing)?;
-    if !tensor.is_contiguous() {
-        return Err(Error::InvalidArgument(format!("{doing}: a tensor that is not contiguous")));
-    }
-    Ok(handle)
-}
-
-/// The tensor's handle, if its device and kind are those that the group takes.
-pub(crate) fn sendable(tensor: &Tensor, doing: &str) -> Result<*const ffi::TensorHandle> {
-    if !tensor.defined() {
-        return Err(Error::InvalidArgument(format!("{doing}: an undefined tensor")));
-    }
-    if tensor.is_sparse() {
-        return Err(Error::Unsupported(format!("{doing}: sparse tensors")));
-    }
-    let (device, kind) = (tensor.device(), tensor.kind());
-    if device != Device::Cpu {
-        return Err(Error::Unsupported(format!(
-            "{doing}: a tensor on {device:?} in a gloo group, which takes CPU tensors"
-        )));
-    }
-    let takes =
-        [Kind::Uint8, Kind::Int8, Kind::Int, Kind::Int64, Kind::Half, Kind::BFloat16, Kind::Float, Kind::Double];
-    if !takes.contains(&kind) {
-        return Err(Error::Unsupported(format!("{doing}: {kind:?} tensors in a gloo group")));
-    }
-    Ok(tensor.as_ptr().cast())
 }

@@ -1,8 +1,8 @@
 //! PyTorch's own distributed runtime (c10d) for programs on [`tch`]: stores, process groups, collectives and the DDP
 //! reducer of libtorch, without Python.
 //!
-//! A [`Store`] is where ranks meet: a small key-value service. A [`ProcessGroup`] connects them; its collectives return
-//! a [`Work`] to wait for. Every failure is an [`Error`] that tells a deadline from a lost peer; no C++ exception
+//! A [`Store`] is where ranks meet: a small key-value service. A [`ProcessGroup`] connects them, by gloo or (feature `nccl`)
+//! by NCCL; its operations return a [`Work`] to wait for. Every failure is an [`Error`] that tells a deadline from a lost peer; no C++ exception
 //! crosses into Rust. Ranks written in Python and ranks written in Rust can share a store and a group.
 //!
 //! # Two processes
@@ -35,6 +35,12 @@
 //! link arguments do not reach dependents: a program's own build script takes the folder from
 //! `DEP_TCH_DISTRIBUTED_SHIM_LIB` and prints `cargo::rustc-link-arg=-Wl,-rpath,...`.
 //!
+//! # Failures
+//!
+//! A gloo group closes itself on the first failure, so that every rank hears of a death at once and not only the dead rank's
+//! neighbours: see [`ProcessGroup`]. NCCL hangs, or ends the process by its watchdog; whoever needs to survive that starts it
+//! in a process that can be killed.
+//!
 //! # Threads
 //!
 //! A [`Store`] may be used by many threads, one operation at a time: a thread that waits for a key holds up the others.
@@ -43,17 +49,25 @@
 
 mod agree;
 mod ddp;
+mod collective;
 mod error;
 mod ffi;
 mod group;
+#[cfg(feature = "nccl")]
+mod nccl;
+mod point_to_point;
 mod reduce;
 mod store;
 mod sync_batch_norm;
+mod tensors;
+mod waiter;
 mod work;
 
 pub use ddp::{Compression, Ddp, DdpOptions, Outputs, Peers};
 pub use error::{Error, Result};
-pub use group::{GlooOptions, Interface, ProcessGroup};
+pub use group::{Backend, GlooOptions, Interface, ProcessGroup};
+#[cfg(feature = "nccl")]
+pub use nccl::NcclOptions;
 pub use reduce::ReduceOp;
 pub use store::Store;
 pub use sync_batch_norm::{SyncBatchNorm, SyncGroup};

@@ -9,7 +9,7 @@ use tch::{Kind, Tensor};
 
 use crate::error::{Error, Result};
 use crate::ffi;
-use crate::group::{ProcessGroup, sendable};
+use crate::group::ProcessGroup;
 
 /// A process group that batch-normalisation layers share and nothing else uses. Clones are the same group.
 ///
@@ -29,8 +29,14 @@ struct Shared {
 // SAFETY: everything that is done through `raw` starts its collectives under the shim's mutex, reference counts are atomic,
 // and a process group may go from thread to thread.
 unsafe impl Send for Shared {}
-// SAFETY: as above; of the process group, only the rank and the world size are read, which never change.
+// SAFETY: as above; of the process group, only rank, world size and backend are read, which never change.
 unsafe impl Sync for Shared {}
+
+impl Shared {
+    fn sendable(&self, tensor: &Tensor, doing: &str) -> Result<*const ffi::TensorHandle> {
+        self.group.sendable(tensor, doing)
+    }
+}
 
 impl SyncGroup {
     /// Takes a group for batch normalisation.
@@ -114,7 +120,7 @@ impl SyncBatchNorm {
     /// [`Error::InvalidArgument`] for another shape, or when all ranks together have fewer than two values a channel in
     /// training; [`Error::Unsupported`] for another kind or device; what a collective fails with.
     pub fn f_forward_t(&self, xs: &Tensor, train: bool) -> Result<Tensor> {
-        let handle = sendable(xs, "batch normalisation")?;
+        let handle = self.group.shared.sendable(xs, "batch normalisation")?;
         let channels = self.running_mean.size1().map_err(|error| Error::InvalidArgument(error.to_string()))?;
         let shape = xs.size();
         if !(2..=5).contains(&shape.len()) || shape[1] != channels {

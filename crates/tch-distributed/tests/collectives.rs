@@ -1,4 +1,4 @@
-//! Values of the collectives, in worlds of 1 to 3 processes, against values computed here.
+//! What operations promise beside their values: order, refusals, looking at them, dropping them. The values are in grid.rs.
 
 mod support;
 
@@ -6,36 +6,18 @@ use std::time::Duration;
 
 use support::{Rank, start};
 use tch::{Device, Kind, Tensor};
-use tch_distributed::{Error, ReduceOp};
+use tch_distributed::{Error, GlooOptions, Interface, ProcessGroup, ReduceOp};
 
 const TIMEOUT: Duration = Duration::from_secs(20);
-const KINDS: [Kind; 8] =
-    [Kind::Uint8, Kind::Int8, Kind::Int, Kind::Int64, Kind::Half, Kind::BFloat16, Kind::Float, Kind::Double];
-const LENGTHS: [i64; 4] = [0, 1, 3, 1000];
-
 #[test]
 fn rank() {
     support::rank_process(&[
-        ("all_reduce", all_reduce),
-        ("broadcast", broadcast),
         ("barrier", barrier),
         ("any_order", any_order),
+        ("messages", messages),
+        ("looks", looks),
         ("arguments", arguments),
     ]);
-}
-
-#[test]
-fn all_reduce_gives_the_reduction_of_all_ranks() {
-    for world_size in 1..=3 {
-        start("all_reduce", world_size).pass();
-    }
-}
-
-#[test]
-fn broadcast_gives_the_roots_values() {
-    for world_size in 1..=3 {
-        start("broadcast", world_size).pass();
-    }
 }
 
 #[test]
@@ -49,81 +31,18 @@ fn objects_may_be_dropped_in_any_order() {
 }
 
 #[test]
+fn messages_go_on_without_their_work_and_may_be_waited_for_in_vain() {
+    start("messages", 2).pass();
+}
+
+#[test]
+fn an_operation_can_be_looked_at() {
+    start("looks", 2).pass();
+}
+
+#[test]
 fn what_cannot_be_sent_is_refused_before_it_is() {
     start("arguments", 1).pass();
-}
-
-/// Element `i` of a rank's tensor: 1, 2 or 3, so that products and bit patterns differ and fit every kind.
-fn element(rank: u32, i: i64) -> i64 {
-    (i64::from(rank) + i) % 3 + 1
-}
-
-fn tensor(rank: u32, length: i64, kind: Kind) -> Tensor {
-    let values: Vec<i64> = (0..length).map(|i| element(rank, i)).collect();
-    Tensor::from_slice(&values).to_kind(kind)
-}
-
-fn all_reduce(rank: &Rank) {
-    let group = rank.group(TIMEOUT);
-    let world_size = i64::from(rank.world_size);
-    type Fold = fn(i64, i64) -> i64;
-    let folds: [(ReduceOp, Fold); 7] = [
-        (ReduceOp::Sum, |a, b| a + b),
-        (ReduceOp::Product, |a, b| a * b),
-        (ReduceOp::Min, i64::min),
-        (ReduceOp::Max, i64::max),
-        (ReduceOp::BitAnd, |a, b| a & b),
-        (ReduceOp::BitOr, |a, b| a | b),
-        (ReduceOp::BitXor, |a, b| a ^ b),
-    ];
-    for kind in KINDS {
-        let float = matches!(kind, Kind::Half | Kind::BFloat16 | Kind::Float | Kind::Double);
-        for length in LENGTHS {
-            for (op, fold) in folds {
-                let mut tensor = tensor(rank.rank, length, kind);
-                let answer = group.all_reduce(&mut tensor, op);
-                if float && matches!(op, ReduceOp::BitAnd | ReduceOp::BitOr | ReduceOp::BitXor) {
-                    assert!(matches!(answer, Err(Error::Unsupported(_))), "{op:?} {kind:?}");
-                    continue;
-                }
-                answer.and_then(|work| work.wait()).unwrap_or_else(|error| panic!("{op:?} {kind:?}: {error}"));
-                let expected: Vec<i64> = (0..length)
-                    .map(|i| (0..rank.world_size).map(|rank| element(rank, i)).reduce(fold).expect("a rank"))
-                    .collect();
-                let found = Vec::<i64>::try_from(tensor.to_kind(Kind::Int64)).expect("a vector");
-                assert_eq!(found, expected, "{op:?} {kind:?} {length}");
-            }
-            let mut tensor = tensor(rank.rank, length, kind);
-            match group.all_reduce(&mut tensor, ReduceOp::Avg) {
-                Err(Error::Unsupported(_)) if !float => {}
-                answer => {
-                    answer.and_then(|work| work.wait()).unwrap_or_else(|error| panic!("Avg {kind:?}: {error}"));
-                    let expected: Vec<f64> = (0..length)
-                        .map(|i| {
-                            (0..rank.world_size).map(|rank| element(rank, i)).sum::<i64>() as f64 / world_size as f64
-                        })
-                        .collect();
-                    let found = Vec::<f64>::try_from(tensor.to_kind(Kind::Double)).expect("a vector");
-                    let close = |(a, b): (&f64, &f64)| (a - b).abs() <= 0.01;
-                    assert!(found.iter().zip(&expected).all(close), "Avg {kind:?}: {found:?}, not {expected:?}");
-                }
-            }
-        }
-    }
-    group.shutdown().expect("all is done");
-}
-
-fn broadcast(rank: &Rank) {
-    let group = rank.group(TIMEOUT);
-    for root in 0..rank.world_size {
-        for kind in KINDS {
-            for length in LENGTHS {
-                let mut found = tensor(rank.rank, length, kind);
-                group.broadcast(&mut found, root).and_then(|work| work.wait()).expect("broadcast");
-                assert_eq!(found, tensor(root, length, kind), "{kind:?} {length} from {root}");
-            }
-        }
-    }
 }
 
 fn barrier(rank: &Rank) {
@@ -159,28 +78,130 @@ fn barrier(rank: &Rank) {
     group.monitored_barrier(TIMEOUT, true).expect("all are here");
 }
 
+/// Stores, a group on them, a tensor, a collective and a message under way: dropped in each of the 120 orders, some of them
+/// by another thread.
 fn any_order(rank: &Rank) {
-    let store = rank.store(TIMEOUT);
-    let prefix = store.prefix("a").and_then(|store| store.prefix("b")).expect("prefixes");
-    let options = tch_distributed::GlooOptions::new(tch_distributed::Interface::Name("lo".into()), TIMEOUT);
-    let group = tch_distributed::ProcessGroup::gloo(&prefix, rank.rank, 2, &options).expect("both come");
-    // The stores go first, then the tensor, then the group under a collective that runs, then the work.
-    drop(store);
-    drop(prefix);
-    let mut tensor = tensor(rank.rank, 1_000_000, Kind::Float);
-    let copy = tensor.shallow_clone();
-    let first = group.all_reduce(&mut tensor, ReduceOp::Sum).expect("it starts");
-    let second = group.barrier().expect("it starts");
-    drop(tensor);
-    std::thread::spawn(move || drop(group)).join().expect("a group may be dropped by another thread");
-    first.wait().expect("it was done before the group went");
-    assert_eq!(copy.double_value(&[0]), (element(0, 0) + element(1, 0)) as f64);
-    drop(first);
-    drop(second);
+    type Object = Box<dyn std::any::Any + Send>;
+    let other = 1 - rank.rank;
+    let base = rank.store(TIMEOUT);
+    for (round, order) in permutations(5).into_iter().enumerate() {
+        let store = base.prefix(&round.to_string()).expect("a prefix");
+        let inner = store.prefix("inner").expect("a prefix");
+        let options = GlooOptions::new(Interface::Name("lo".into()), TIMEOUT);
+        let group = ProcessGroup::gloo(&inner, rank.rank, 2, &options).expect("both come");
+        let mut tensor = Tensor::full([1000], i64::from(rank.rank) + 1, (Kind::Float, Device::Cpu));
+        let (seen, from_other) = (tensor.shallow_clone(), Tensor::zeros([1000], (Kind::Float, Device::Cpu)));
+        let all_reduce = group.all_reduce(&mut tensor, ReduceOp::Sum).expect("it starts");
+        let message = if rank.rank == 0 {
+            group.send(&Tensor::ones([1000], (Kind::Float, Device::Cpu)), other, 7).expect("it starts")
+        } else {
+            group.recv(&mut from_other.shallow_clone(), other, 7).expect("it starts")
+        };
+        let mut objects: Vec<Option<Object>> = vec![
+            Some(Box::new((store, inner))),
+            Some(Box::new(group)),
+            Some(Box::new(tensor)),
+            Some(Box::new(all_reduce)),
+            Some(Box::new(message)),
+        ];
+        for (turn, index) in order.into_iter().enumerate() {
+            let object = objects[index].take().expect("each is dropped once");
+            if (round + turn) % 7 == 0 {
+                std::thread::spawn(move || drop(object)).join().expect("any thread may drop them");
+            } else {
+                drop(object);
+            }
+        }
+        // The group's end waited for both operations, whoever held their works.
+        assert_eq!(seen.double_value(&[999]), 3.0, "round {round}");
+        assert_eq!(from_other.double_value(&[999]), f64::from(rank.rank), "round {round}");
+    }
+}
+
+fn permutations(count: usize) -> Vec<Vec<usize>> {
+    if count == 0 {
+        return vec![Vec::new()];
+    }
+    let insert = |shorter: Vec<usize>| {
+        (0..=shorter.len()).map(move |place| {
+            let mut longer = shorter.clone();
+            longer.insert(place, count - 1);
+            longer
+        })
+    };
+    permutations(count - 1).into_iter().flat_map(insert).collect()
+}
+
+fn messages(rank: &Rank) {
+    let group = rank.group(TIMEOUT);
+    let float = (Kind::Float, Device::Cpu);
+    if rank.rank == 0 {
+        rank.await_peer(1, "waited-in-vain");
+        // Larger than any socket's buffers, and nobody holds the works.
+        for tag in 0..3 {
+            drop(group.send(&Tensor::full([1_000_000], i64::from(tag) + 1, float), 1, tag).expect("it starts"));
+        }
+    } else {
+        let mut last = Tensor::zeros([1_000_000], float);
+        let early = group.recv(&mut last, 0, 2).expect("it starts");
+        let error = early.wait_timeout(Duration::from_millis(50)).expect_err("nothing was sent");
+        assert!(matches!(error, Error::Timeout(_)), "{error:?}");
+        assert!(!early.is_completed().expect("a look"));
+        assert!(early.exception().is_none());
+        assert!(group.failure().is_none(), "{:?}", group.failure());
+        rank.reach("waited-in-vain");
+        for tag in [1, 0] {
+            let mut found = Tensor::zeros([1_000_000], float);
+            group.recv(&mut found, 0, tag).and_then(|work| work.wait()).expect("it was sent");
+            assert_eq!(found, Tensor::full([1_000_000], i64::from(tag) + 1, float));
+        }
+        early.wait().expect("it was sent");
+        assert!(early.is_completed().expect("a look"));
+        early.wait_timeout(Duration::ZERO).expect("it has ended");
+        assert_eq!(last, Tensor::full([1_000_000], 3, float));
+    }
+    group.shutdown().expect("all is done");
+}
+
+fn looks(rank: &Rank) {
+    let group = rank.group(Duration::from_secs(1));
+    let zeros = || Tensor::zeros([1000], (Kind::Float, Device::Cpu));
+    if rank.rank == 1 {
+        rank.await_peer(0, "looked");
+        group.all_reduce(&mut zeros(), ReduceOp::Sum).and_then(|work| work.wait()).expect("rank 0 is here");
+        // Rank 0 waits for one more, in vain.
+        rank.await_peer(0, "failed");
+        return;
+    }
+    let work = group.all_reduce(&mut zeros(), ReduceOp::Sum).expect("it starts");
+    assert!(!work.is_completed().expect("a look"));
+    assert!(work.exception().is_none());
+    rank.reach("looked");
+    work.wait().expect("rank 1 comes");
+    assert!(work.is_completed().expect("a look"));
+    assert!(work.exception().is_none());
+
+    // Nobody waits for this one: its end and its reason are seen all the same, and the group is closed.
+    let work = group.all_reduce(&mut zeros(), ReduceOp::Sum).expect("it starts");
+    while !work.is_completed().expect("a look") {
+        std::thread::sleep(Duration::from_millis(5));
+    }
+    let exception = work.exception().expect("rank 1 did not come");
+    assert!(matches!(exception, Error::Timeout(_)), "{exception:?}");
+    assert_eq!(work.wait().expect_err("the same"), exception);
+    for refused in [group.barrier(), group.send(&zeros(), 1, 0)] {
+        let error = refused.expect_err("the group is closed");
+        assert!(matches!(&error, Error::Timeout(message) if message.contains("the group is closed")), "{error:?}");
+    }
+    let mut kept = Tensor::ones([1], (Kind::Float, Device::Cpu));
+    group.all_reduce(&mut kept, ReduceOp::PreMulSum(2.0)).expect_err("the group is closed");
+    assert_eq!(kept.double_value(&[0]), 1.0);
+    assert!(matches!(group.failure(), Some(Error::Timeout(_))), "{:?}", group.failure());
+    assert!(matches!(group.shutdown(), Err(Error::Timeout(_))));
+    rank.reach("failed");
 }
 
 fn arguments(rank: &Rank) {
-    use tch_distributed::{GlooOptions, Interface, ProcessGroup};
     let store = rank.store(TIMEOUT);
     let lo = GlooOptions::new(Interface::Name("lo".into()), TIMEOUT);
     let group = ProcessGroup::gloo(&store, 0, 1, &lo).expect("one rank is all");
@@ -203,6 +224,37 @@ fn arguments(rank: &Rank) {
     }
     unsupported(group.all_reduce(&mut Tensor::zeros([1], (Kind::Int, Device::Cpu)), ReduceOp::Avg).map(drop));
     unsupported(group.all_reduce(&mut Tensor::zeros([2, 2], float).to_sparse_sparse_dim(2), ReduceOp::Sum).map(drop));
+
+    // Lists, sizes, kinds, roots, peers.
+    let some = |length: i64| Tensor::zeros([length], float);
+    let other_kind = || Tensor::zeros([3], (Kind::Double, Device::Cpu));
+    let sum = ReduceOp::Sum;
+    invalid(group.all_gather(&mut [], &some(3)).map(drop));
+    invalid(group.all_gather(&mut [some(3), some(3)], &some(3)).map(drop));
+    invalid(group.all_gather(&mut [some(2)], &some(3)).map(drop));
+    invalid(group.all_gather(&mut [some(3).view([3, 1])], &some(3)).map(drop));
+    invalid(group.all_gather(&mut [other_kind()], &some(3)).map(drop));
+    invalid(group.all_gather_into_tensor(&mut some(4), &some(3)).map(drop));
+    invalid(group.all_gather_into_tensor(&mut other_kind(), &some(3)).map(drop));
+    invalid(group.gather(&mut [], &some(3), 0).map(drop));
+    invalid(group.gather(&mut [some(3)], &some(3), 1).map(drop));
+    invalid(group.scatter(&mut some(3), &[some(2)], 0).map(drop));
+    invalid(group.scatter(&mut some(3), &[], 0).map(drop));
+    invalid(group.reduce(&mut some(3), 1, sum).map(drop));
+    invalid(group.reduce_scatter(&mut some(3), &[some(2)], sum).map(drop));
+    invalid(group.reduce_scatter_tensor(&mut some(3), &some(4), sum).map(drop));
+    unsupported(group.reduce_scatter_tensor(&mut some(3), &some(3), ReduceOp::BitOr).map(drop));
+    invalid(group.all_to_all(&mut [some(3)], &[]).map(drop));
+    invalid(group.all_to_all(&mut [other_kind()], &[some(3)]).map(drop));
+    invalid(group.all_to_all_single(&mut some(3), &some(3), &[2], &[3]).map(drop));
+    invalid(group.all_to_all_single(&mut some(3), &some(3), &[], &[4, -1]).map(drop));
+    invalid(group.all_to_all_single(&mut some(3), &Tensor::zeros([3, 2], float), &[], &[]).map(drop));
+    invalid(group.all_to_all_single(&mut some(3), &Tensor::zeros([], float), &[], &[]).map(drop));
+    invalid(group.send(&some(3), 0, 0).map(drop));
+    invalid(group.send(&some(3), 1, 0).map(drop));
+    invalid(group.recv(&mut some(3), 0, 0).map(drop));
+    // None of that has harmed the group.
+    group.all_reduce(&mut some(3), sum).and_then(|work| work.wait()).expect("sound");
 
     invalid(ProcessGroup::gloo(&store, 1, 1, &lo).map(drop));
     invalid(ProcessGroup::gloo(&store, 0, 0, &lo).map(drop));

@@ -97,7 +97,7 @@ fn ranks_that_reach_each_other_pass() {
             let [joined, preflight] = &ended.events[..] else { panic!("{:?}", ended.events) };
             let expected = Event::Joined { world_size, backend: "gloo".into(), device: "cpu".into() };
             assert_eq!(*joined, expected);
-            let Event::Preflight { ok: true, bytes_per_second: Some(rate), transport, message: None } = preflight
+            let Event::Preflight { ok: true, bytes_per_second: Some(rate), transport, message: None, .. } = preflight
             else {
                 panic!("{preflight:?}")
             };
@@ -112,7 +112,11 @@ fn one_rank_passes_alone() {
     let ended = start(&[("RANK", "0"), ("WORLD_SIZE", "1"), ("LOCAL_RANK", "0")]).end();
     assert_eq!(ended.code, Some(0));
     let message = Some("one rank: nobody to join".into());
-    assert_eq!(ended.events, [Event::Preflight { ok: true, bytes_per_second: None, transport: None, message }]);
+    let environment = Default::default();
+    assert_eq!(
+        ended.events,
+        [Event::Preflight { ok: true, bytes_per_second: None, transport: None, message, environment }]
+    );
 }
 
 #[test]
@@ -124,7 +128,11 @@ fn on_gpus_it_says_that_nccl_was_not_checked() {
         let Some(Event::Preflight { ok: true, message: Some(message), .. }) = ended.events.last() else {
             panic!("{:?}", ended.events)
         };
-        assert_eq!(message, "checked by gloo over `lo`; NCCL between the GPUs was not checked");
+        let (checked, reason) = message.split_once(": ").expect("a reason");
+        assert_eq!(checked, "checked by gloo over `lo`; NCCL between the GPUs was not checked");
+        // Which of libtorch's CUDA libraries is missing, or that there is no GPU.
+        let expected = if cfg!(feature = "nccl") { ["lib", "no GPU"] } else { ["built without", "built without"] };
+        assert!(expected.iter().any(|part| reason.contains(part)), "{reason}");
     }
 }
 

@@ -28,6 +28,9 @@ pub const TIMEOUT: &str = "EVENKEEL_TIMEOUT";
 /// `cuda` or `cpu`: what this rank computes on.
 pub const DEVICE: &str = "EVENKEEL_DEVICE";
 
+/// Variables that a preflight may find out and the agent then sets for the trainer: a way round what does not work here.
+pub const FOUND: [&str; 1] = ["NCCL_P2P_DISABLE"];
+
 /// Rank of the container in the job: names its spools. Unlike [`RANK`] it is there also where the program inside starts
 /// its own ranks, and the agent keeps it from the program.
 pub const POD_RANK: &str = "EVENKEEL_POD_RANK";

@@ -36,6 +36,14 @@ pub enum Event {
         /// Process identifier inside the container.
         pid: u32,
     },
+    /// A program that the agent started has ended, told the moment it is known: its output may still come, and the
+    /// seal waits for that.
+    Ended {
+        /// Its exit code; absent when a signal ended it.
+        code: Option<i32>,
+        /// Signal that ended it.
+        signal: Option<i32>,
+    },
     /// The rank is in the process group.
     Joined {
         /// Ranks in the group.
@@ -55,6 +63,10 @@ pub enum Event {
         transport: Option<String>,
         /// What went wrong; names missing ranks.
         message: Option<String>,
+        /// Variables that the trainer must be started with for it to be as it was found, such as `NCCL_P2P_DISABLE=1`.
+        /// Absent in records of earlier writers.
+        #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+        environment: BTreeMap<String, String>,
     },
     /// An optimizer step ended.
     Step {
@@ -206,6 +218,15 @@ mod tests {
         let line = serde_json::to_string(&record).expect("a record is plain data");
         assert!(line.contains(r#""kind":"failure","class":"out_of_memory.device""#), "{line}");
         assert_eq!(serde_json::from_str::<Record>(&line).expect("what we wrote"), record);
+    }
+
+    #[test]
+    fn a_preflight_without_variables_reads_and_writes_as_before_there_were_any() {
+        let line = r#"{"kind":"preflight","ok":true,"bytes_per_second":1.0,"transport":"tcp","message":null}"#;
+        let event: Event = serde_json::from_str(line).expect("an earlier writer's");
+        let Event::Preflight { environment, .. } = &event else { panic!("{event:?}") };
+        assert!(environment.is_empty());
+        assert_eq!(serde_json::to_string(&event).expect("plain data"), line);
     }
 
     #[test]

@@ -24,7 +24,7 @@ fn running(ranks: u32) -> RunState {
     for rank in 0..ranks {
         state.on_event(Event::Started { rank }, NOW);
     }
-    assert!(state.gone, "trainers were told to start");
+    assert!(state.is_under_way(), "trainers were told to start");
     state
 }
 
@@ -78,7 +78,7 @@ fn one_bad_end_ends_all_at_once() {
     assert_eq!(state.on_event(exit(0, None, Some(9), true), NOW), []);
     // Rank 2's agent does not answer: the engine kills it, and that is no failure of its own.
     assert_eq!(state.on_event(Event::Deadline, NOW + SEAL_TIME), [ask(2, Ending::ByForce)]);
-    let actions = state.on_event(Event::Ended { rank: 2, code: Some(137), oom_killed: false }, NOW);
+    let actions = state.on_event(Event::Ended { rank: 2, code: Some(137), oom_killed: false, words: None }, NOW);
     assert_eq!(actions.len(), 3, "{actions:?}");
     let ends = state.ends();
     assert!(!ends[1].was_asked() && !ends[1].is_good());
@@ -88,16 +88,16 @@ fn one_bad_end_ends_all_at_once() {
 #[test]
 fn a_container_without_a_seal_is_a_bad_end() {
     let mut state = running(2);
-    let actions = state.on_event(Event::Ended { rank: 0, code: Some(137), oom_killed: false }, NOW);
+    let actions = state.on_event(Event::Ended { rank: 0, code: Some(137), oom_killed: false, words: None }, NOW);
     assert_eq!(actions, [ask(1, Ending::AtOnce)]);
-    assert!(matches!(state.ends()[0].how, How::Unsealed { by_us: false, .. }));
+    assert!(!state.ends()[0].was_asked());
 }
 
 #[test]
 fn the_end_of_a_sealed_container_says_nothing_new() {
     let mut state = running(2);
     state.on_event(exit(1, Some(0), None, false), NOW);
-    assert_eq!(state.on_event(Event::Ended { rank: 1, code: Some(0), oom_killed: false }, NOW), []);
+    assert_eq!(state.on_event(Event::Ended { rank: 1, code: Some(0), oom_killed: false, words: None }, NOW), []);
     assert!(state.ends()[0].is_good());
 }
 
@@ -116,7 +116,96 @@ fn the_second_ctrl_c_kills() {
     let mut state = running(1);
     state.on_event(Event::Signal(Signal::Interrupt), NOW);
     assert_eq!(state.on_event(Event::Signal(Signal::Interrupt), NOW), [ask(0, Ending::ByForce)]);
+    assert!(!state.is_over() && state.left().is_empty());
+    // An engine that does not answer holds nobody.
     assert_eq!(state.on_event(Event::Signal(Signal::Interrupt), NOW), []);
+    assert!(state.is_over());
+    assert_eq!(state.left(), [0]);
+}
+
+#[test]
+fn an_engine_that_does_not_kill_is_waited_for_only_so_long() {
+    let mut state = running(2);
+    state.on_event(Event::Signal(Signal::Quit), NOW);
+    assert_eq!(state.deadline(), Some(NOW + ENGINE_TIME));
+    state.on_event(Event::Ended { rank: 1, code: Some(137), oom_killed: false, words: None }, NOW);
+    state.on_event(Event::Deadline, NOW + ENGINE_TIME);
+    assert!(state.is_over());
+    assert_eq!(state.left(), [0, 1]);
+}
+
+#[test]
+fn a_program_that_fell_ends_all_before_its_spool_is_sealed() {
+    let mut state = running(3);
+    let fell = Told::Ended { code: None, signal: Some(9) };
+    let asks = [0, 1, 2].map(|rank| ask(rank, Ending::AtOnce));
+    assert_eq!(state.on_event(told(2, fell), NOW), asks);
+    // A peer that lost it dies of itself, and its seal comes first.
+    state.on_event(told(0, Told::Ended { code: Some(1), signal: None }), NOW);
+    state.on_event(exit(0, Some(1), None, false), NOW);
+    state.on_event(exit(1, None, Some(9), true), NOW);
+    // What it left behind held its seal up for too long.
+    state.on_event(Event::Ended { rank: 2, code: Some(137), oom_killed: false, words: None }, NOW);
+    let ends = state.ends();
+    assert!(ends[2].order < ends[0].order && !ends[2].was_asked() && !ends[0].was_asked() && ends[1].was_asked());
+    assert_eq!(ends[2].program, Some(ProgramEnd { code: None, signal: Some(9) }));
+}
+
+#[test]
+fn a_program_that_ends_well_ends_nobody() {
+    assert_eq!(running(2).on_event(told(0, Told::Ended { code: Some(0), signal: None }), NOW), []);
+}
+
+#[test]
+fn who_was_stopped_by_somebody_else_was_not_asked() {
+    let mut state = running(2);
+    assert_eq!(state.on_event(exit(1, None, Some(15), true), NOW), [ask(0, Ending::AtOnce)]);
+    state.on_event(exit(0, None, Some(9), true), NOW);
+    let ends = state.ends();
+    assert!(ends[0].was_asked() && !ends[1].was_asked());
+}
+
+#[test]
+fn an_interrupt_after_the_end_changes_no_outcome() {
+    let mut state = running(2);
+    state.on_event(exit(1, Some(7), None, false), NOW);
+    state.on_event(Event::Signal(Signal::Interrupt), NOW);
+    assert_eq!(state.signal(), None, "it had failed before");
+    let mut state = running(1);
+    state.on_event(exit(0, Some(0), None, false), NOW);
+    assert_eq!(state.on_event(Event::Signal(Signal::Interrupt), NOW), []);
+    assert_eq!(state.signal(), None, "it was done before");
+}
+
+#[test]
+fn what_the_engine_gave_no_answer_on_is_removed() {
+    let mut state = RunState::new(1, Duration::from_secs(10));
+    state.begin();
+    let lost = Event::EngineFailed { rank: 0, operation: Operation::Create, message: "broken".into(), answered: false };
+    assert_eq!(state.on_event(lost, NOW), [Action::Remove { rank: 0 }]);
+    let again =
+        Event::EngineFailed { rank: 0, operation: Operation::Remove, message: "broken".into(), answered: false };
+    state.on_event(again, NOW);
+    assert!(state.is_over());
+    assert_eq!(state.left(), [0]);
+}
+
+#[test]
+fn ctrl_backslash_kills_at_once() {
+    assert_eq!(running(1).on_event(Event::Signal(Signal::Quit), NOW), [ask(0, Ending::ByForce)]);
+}
+
+#[test]
+fn a_launch_that_cannot_be_recorded_is_given_up() {
+    let mut state = RunState::new(2, Duration::from_secs(10));
+    state.begin();
+    state.on_event(Event::Created { rank: 0 }, NOW);
+    state.on_event(Event::Started { rank: 0 }, NOW);
+    assert_eq!(state.on_event(Event::Broken, NOW), [ask(0, Ending::AtOnce)]);
+    assert!(state.is_broken() && !state.is_under_way());
+    state.on_event(exit(0, None, Some(9), true), NOW);
+    let removes = [Action::Remove { rank: 0 }, Action::Remove { rank: 1 }];
+    assert_eq!(state.on_event(Event::Created { rank: 1 }, NOW), removes);
 }
 
 #[test]
@@ -135,7 +224,8 @@ fn one_that_starts_late_still_hears_of_the_end() {
     state.begin();
     state.on_event(Event::Created { rank: 0 }, NOW);
     assert_eq!(state.on_event(Event::Signal(Signal::Terminate), NOW), []);
-    assert_eq!(state.on_event(Event::Started { rank: 0 }, NOW), [ask(0, Ending::Gracefully)]);
+    // No trainer runs yet that could save something.
+    assert_eq!(state.on_event(Event::Started { rank: 0 }, NOW), [ask(0, Ending::AtOnce)]);
     // The follower was still being created: it must be known, to be removed.
     assert_eq!(state.on_event(exit(0, None, None, true), NOW), []);
     let removes = [Action::Remove { rank: 0 }, Action::Remove { rank: 1 }];
@@ -146,7 +236,8 @@ fn one_that_starts_late_still_hears_of_the_end() {
 fn a_leader_that_cannot_be_created_ends_the_run() {
     let mut state = RunState::new(2, Duration::from_secs(10));
     state.begin();
-    let failed = Event::EngineFailed { rank: 0, operation: Operation::Create, message: "no such image".into() };
+    let failed =
+        Event::EngineFailed { rank: 0, operation: Operation::Create, message: "no such image".into(), answered: true };
     assert_eq!(state.on_event(failed, NOW), []);
     assert!(state.is_over());
     assert!(matches!(state.ends()[0].how, How::NotStarted { .. }));
@@ -158,7 +249,8 @@ fn a_follower_that_cannot_be_created_takes_its_leader_along() {
     state.begin();
     state.on_event(Event::Created { rank: 0 }, NOW);
     state.on_event(Event::Started { rank: 0 }, NOW);
-    let failed = Event::EngineFailed { rank: 1, operation: Operation::Create, message: "no space".into() };
+    let failed =
+        Event::EngineFailed { rank: 1, operation: Operation::Create, message: "no space".into(), answered: true };
     assert_eq!(state.on_event(failed, NOW), [ask(0, Ending::AtOnce)]);
     assert_eq!(state.on_event(exit(0, None, None, true), NOW), [Action::Remove { rank: 0 }]);
     state.on_event(Event::Removed { rank: 0 }, NOW);
@@ -170,7 +262,12 @@ fn a_container_that_cannot_start_is_removed() {
     let mut state = RunState::new(1, Duration::from_secs(10));
     state.begin();
     state.on_event(Event::Created { rank: 0 }, NOW);
-    let failed = Event::EngineFailed { rank: 0, operation: Operation::Start, message: "no device driver".into() };
+    let failed = Event::EngineFailed {
+        rank: 0,
+        operation: Operation::Start,
+        message: "no device driver".into(),
+        answered: true,
+    };
     assert_eq!(state.on_event(failed, NOW), [Action::Remove { rank: 0 }]);
 }
 

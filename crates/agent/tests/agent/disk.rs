@@ -106,7 +106,8 @@ fn a_disk_that_stays_full_still_takes_the_seal() {
     let kept = notes.iter().filter(|note| note.contains("of many")).count();
     // The agent's own note about the log may be among the lost.
     let told = usize::from(notes.iter().any(|note| note.contains("cannot be written")));
-    assert_eq!(kept + lost + told, 2001);
+    let ended = outcome.events.iter().filter(|event| matches!(event, evenkeel_wire::Event::Ended { .. })).count();
+    assert_eq!(kept + lost + told + ended, 2002);
 }
 
 #[test]

@@ -16,10 +16,11 @@ fn events_are_wrapped_in_order() {
     );
     assert_eq!(outcome.seal(), done(1));
     assert_eq!(
-        outcome.events[2..5],
+        outcome.events[2..6],
         [
             Event::Joined { world_size: 2, backend: "gloo".into(), device: "cpu".into() },
             Event::Note { message: "half and half".into() },
+            Event::Ended { code: Some(0), signal: None },
             Event::Failure { class: FailureClass::OutOfMemoryDevice, message: "no end of line".into() },
         ]
     );

@@ -32,7 +32,8 @@ fn the_program_starts_at_the_go_and_not_before() {
     assert!(!is_locked(&run, 0));
     let outcome = run.outcome(0, status);
     assert_eq!(outcome.seal(), done(0));
-    let [Event::Waiting, Event::Started { command, pid }, Event::Exit { .. }] = &*outcome.events else {
+    let [Event::Waiting, Event::Started { command, pid }, Event::Ended { .. }, Event::Exit { .. }] = &*outcome.events
+    else {
         panic!("{:?}", outcome.events)
     };
     assert_eq!(command[..2], ["sh", "-c"]);
@@ -69,6 +70,20 @@ fn the_trainer_starts_after_a_preflight_that_succeeds() {
     assert_eq!(outcome.seal(), done(2));
     let started = outcome.events.iter().filter(|event| matches!(event, Event::Started { .. })).count();
     assert_eq!(started, 2);
+}
+
+#[test]
+fn what_a_preflight_found_out_the_trainer_is_started_with() {
+    let run = Run::new();
+    run.go();
+    let preflight = run.root().join("check");
+    let event = r#"{"kind":"preflight","ok":true,"bytes_per_second":1.0,"transport":"SHM","message":null,"environment":{"NCCL_P2P_DISABLE":"1","LD_PRELOAD":"x"}}"#;
+    fs::write(&preflight, format!("#!/bin/sh\necho '{event}' >&$EVENKEEL_EVENTS_FD\n")).expect("our folder");
+    fs::set_permissions(&preflight, fs::Permissions::from_mode(0o755)).expect("our file");
+    let mut command = run.command(0, 1, &["sh", "-c", "echo ${NCCL_P2P_DISABLE-unset} ${LD_PRELOAD-unset}"]);
+    command.env(env::PREFLIGHT, &preflight).env_remove("NCCL_P2P_DISABLE").env_remove("LD_PRELOAD");
+    let status = Agent::spawn(command).wait();
+    assert_eq!(run.outcome(0, status).text(), "1 unset\n");
 }
 
 #[test]

@@ -16,8 +16,9 @@ esac
 here=$(cd "$(dirname "$0")" && pwd)
 work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT
+# With the features of the image's own program, whose C++ is compiled already.
 container=$(docker create --network none "$builder" \
-    cargo build --release --locked --offline --package tch-distributed --example "$example")
+    cargo build --release --locked --offline --package tch-distributed --features nccl --example "$example")
 trap 'docker rm -f "$container" > /dev/null; rm -rf "$work"' EXIT
 docker start --attach "$container"
 docker cp "$container:/build/target/release/examples/$example" "$work/$example"

@@ -14,8 +14,8 @@ use std::{env, fs, thread};
 use tch_distributed::{GlooOptions, Interface, ProcessGroup, Store};
 
 const CASE: &str = "TCHD_CASE";
-/// Longer than any case takes: a rank that is still there then is killed, and the test fails.
-const LIMIT: Duration = Duration::from_secs(60);
+/// Longer than any case takes, even under a sanitizer: a rank that is still there then is killed, and the test fails.
+const LIMIT: Duration = Duration::from_secs(240);
 
 /// What a rank's process knows.
 pub struct Rank {
@@ -120,12 +120,37 @@ impl Ranks {
         assert!(appears(&self.dir.path().join(format!("{point}.{rank}"))), "rank {rank} did not come to `{point}`");
     }
 
-    /// Kills a rank with SIGKILL, and notes when.
+    /// Kills a rank with SIGKILL, and notes who and when.
     pub fn kill(&mut self, rank: u32) {
+        self.note_victim(rank);
+        self.end(rank);
+    }
+
+    /// Stops a rank with SIGSTOP, and notes who and when.
+    pub fn stop(&mut self, rank: u32) {
+        self.note_victim(rank);
+        let pid = self.child(rank).id();
+        // The shell has it built in.
+        let status = Command::new("sh").args(["-c", &format!("kill -STOP {pid}")]).status().expect("a shell");
+        assert!(status.success());
+    }
+
+    /// Ends a rank with SIGKILL, even a stopped one, without a note.
+    pub fn end(&mut self, rank: u32) {
+        self.child(rank).kill().expect("it runs");
+    }
+
+    fn note_victim(&self, rank: u32) {
+        fs::write(self.dir.path().join("victim"), rank.to_string()).expect("the shared folder is writable");
         let now = SystemTime::now().duration_since(UNIX_EPOCH).expect("a clock after 1970").as_millis();
-        fs::write(self.dir.path().join("killed"), now.to_string()).expect("the shared folder is writable");
+        // Renamed into its place: whoever sees it sees it whole.
+        let (new, path) = (self.dir.path().join("killed.new"), self.dir.path().join("killed"));
+        fs::write(&new, now.to_string()).and_then(|()| fs::rename(new, path)).expect("the shared folder is writable");
+    }
+
+    fn child(&mut self, rank: u32) -> &mut Child {
         let (_, child) = self.children.iter_mut().find(|(own, _)| *own == rank).expect("a rank of this case");
-        child.kill().expect("it runs");
+        child
     }
 
     /// How all ranks ended, in the order they were started.

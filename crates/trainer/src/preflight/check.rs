@@ -43,7 +43,7 @@ pub enum CheckError {
 
 /// All-reduces tensors in which every rank has values of its own, and compares every element with the sum that is
 /// known beforehand. All values are integers small enough to be exact in f32 up to some 500 ranks.
-pub fn values(group: &ProcessGroup) -> Result<(), CheckError> {
+pub fn values(group: &ProcessGroup, device: Device) -> Result<(), CheckError> {
     let ranks = i64::from(group.world_size());
     let own = i64::from(group.rank()) + 1;
     for (kind, name) in [(Kind::Int64, "i64"), (Kind::Float, "f32")] {
@@ -51,7 +51,8 @@ pub fn values(group: &ProcessGroup) -> Result<(), CheckError> {
             let pattern = Tensor::f_arange(length, (Kind::Int64, Device::Cpu))?
                 .f_remainder(PERIOD)?
                 .f_add_scalar(1)?
-                .f_to_kind(kind)?;
+                .f_to_kind(kind)?
+                .f_to_device(device)?;
             let mut tensor = pattern.f_mul_scalar(own)?;
             group.all_reduce(&mut tensor, ReduceOp::Sum)?.wait()?;
             compare(&tensor, &pattern.f_mul_scalar(ranks * (ranks + 1) / 2)?, name)?;
@@ -61,9 +62,9 @@ pub fn values(group: &ProcessGroup) -> Result<(), CheckError> {
 }
 
 /// Bytes of a tensor over the time that its all-reduce takes; the median of a few rounds.
-pub fn bandwidth(group: &ProcessGroup) -> Result<f64, CheckError> {
+pub fn bandwidth(group: &ProcessGroup, device: Device) -> Result<f64, CheckError> {
     let ranks = i64::from(group.world_size());
-    let mut tensor = Tensor::f_full([TIMED_LENGTH], i64::from(group.rank()) + 1, (Kind::Float, Device::Cpu))?;
+    let mut tensor = Tensor::f_full([TIMED_LENGTH], i64::from(group.rank()) + 1, (Kind::Float, device))?;
     group.all_reduce(&mut tensor, ReduceOp::Sum)?.wait()?;
     compare(&tensor, &Tensor::f_full_like(&tensor, ranks * (ranks + 1) / 2)?, "f32")?;
     // Zeros stay zeros, however often they are added up.
@@ -72,12 +73,21 @@ pub fn bandwidth(group: &ProcessGroup) -> Result<f64, CheckError> {
     for _ in 0..TIMED_ROUNDS {
         // A rank that comes late would be counted as slow transport.
         group.barrier()?.wait()?;
+        settle(device);
         let start = Instant::now();
         group.all_reduce(&mut tensor, ReduceOp::Sum)?.wait()?;
+        settle(device);
         seconds.push(start.elapsed().as_secs_f64());
     }
     seconds.sort_by(f64::total_cmp);
     Ok((TIMED_LENGTH * 4) as f64 / seconds[TIMED_ROUNDS / 2])
+}
+
+/// On a GPU a wait orders work there and does not hold up the host: this does.
+fn settle(device: Device) {
+    if let Device::Cuda(index) = device {
+        tch::Cuda::synchronize(index as i64);
+    }
 }
 
 fn compare(tensor: &Tensor, expected: &Tensor, kind: &'static str) -> Result<(), CheckError> {

@@ -14,10 +14,10 @@ pub struct Watchdog {
 }
 
 impl Watchdog {
-    /// Starts to count. Meeting and connecting may take `timeout` each, so the limit is twice that and a little.
-    pub fn start(timeout: Duration, events: Arc<Events>) -> Self {
+    /// Starts to count. `deadlines` is the sum of all deadlines of its own; the limit is that and a little.
+    pub fn start(deadlines: Duration, events: Arc<Events>) -> Self {
         let phase = Arc::new(Mutex::new("starting"));
-        let limit = timeout * 2 + Duration::from_secs(5);
+        let limit = deadlines + Duration::from_secs(5);
         let seen = phase.clone();
         thread::spawn(move || {
             thread::sleep(limit);

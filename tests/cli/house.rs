@@ -1,0 +1,55 @@
+//! What docs/architecture.md says of the house, where a test can keep it.
+
+use std::path::{Path, PathBuf};
+
+fn sources(folder: &Path, found: &mut Vec<PathBuf>) {
+    for entry in std::fs::read_dir(folder).expect("a folder of sources") {
+        let path = entry.expect("an entry").path();
+        if path.is_dir() {
+            sources(&path, found);
+        } else if path.extension().is_some_and(|end| end == "rs") {
+            found.push(path);
+        }
+    }
+}
+
+/// Files of the controller that name a crate.
+fn users(name: &str) -> Vec<String> {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("src");
+    let mut files = Vec::new();
+    sources(&root, &mut files);
+    let names = |path: &PathBuf| {
+        let text = std::fs::read_to_string(path).expect("text");
+        let code = text.lines().filter(|line| !line.trim_start().starts_with("//"));
+        code.into_iter().any(|line| line.contains(&format!("{name}::")))
+    };
+    let mut found: Vec<String> = files
+        .iter()
+        .filter(|path| names(path))
+        .map(|path| path.strip_prefix(&root).expect("below it").display().to_string())
+        .collect();
+    found.sort();
+    found
+}
+
+#[test]
+fn each_external_system_lives_in_one_file() {
+    assert_eq!(users("bollard"), ["docker.rs"]);
+    assert_eq!(users("nvml_wrapper"), ["inventory/nvml.rs"]);
+    assert_eq!(users("reqwest"), ["fetch.rs"]);
+    assert_eq!(users("indicatif"), ["output.rs"]);
+}
+
+#[test]
+fn what_is_pure_knows_no_clock_no_disk_and_no_runtime() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("src");
+    for file in
+        ["event.rs", "failure.rs", "launch.rs", "plan.rs", "plan/batch.rs", "watch/state.rs", "inventory/select.rs"]
+    {
+        let text = std::fs::read_to_string(root.join(file)).expect("text");
+        let code = text.split("#[cfg(test)]").next().unwrap_or_default();
+        for impure in ["std::fs", "Instant::now", "SystemTime", "std::env", "tokio", "std::process"] {
+            assert!(!code.contains(impure), "`{impure}` in {file}");
+        }
+    }
+}
