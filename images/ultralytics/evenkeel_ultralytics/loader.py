@@ -81,5 +81,5 @@ def die(error, _batch):
     traceback.print_exception(error)
     if "shared memory" in str(error) or "/torch_" in str(error):
         # torch tells its parent of this signal, and that it means /dev/shm.
-        os.kill(os.getpid(), signal.SIGBUS)
+        signal.raise_signal(signal.SIGBUS)
     os._exit(1)
