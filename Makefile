@@ -75,7 +75,7 @@ test-training: ## Trainings of a few minutes in the image that people train in
 
 test-workbench: ## The workbench through its ports, and the compose files
 	images=$$($(CARGO) run --quiet --locked -- image build debian workbench) && \
-	EVENKEEL_TEST_ENGINE=required EVENKEEL_TEST_IMAGE=$${images%%[[:space:]]*} EVENKEEL_TEST_WORKBENCH=$${images##*[[:space:]]} \
+	EVENKEEL_TEST_ENGINE=required EVENKEEL_TEST_IMAGE=$${images%%[[:space:]]*} \
 	$(CARGO) test --locked --test workbench -- --test-threads 1 --nocapture
 
 check-long: ## What takes long, whole: make test runs samples of it
