@@ -10,8 +10,9 @@ HOST_CRATES := -p evenkeel -p evenkeel-wire -p evenkeel-agent -p evenkeel-nvml-s
 TORCH_CRATES := -p tch-distributed -p evenkeel-trainer
 
 .DEFAULT_GOAL := help
-.PHONY: help build train smoke images workbench workbench-down
-.PHONY: test test-lint test-host test-torch test-torch-plain test-ddp-python test-docker test-training test-gpu check-memory check-long deny bench bench-ddp clean
+.PHONY: help build train smoke images workbench workbench-down controller
+.PHONY: test test-lint test-host test-torch test-torch-plain test-ddp-python test-docker test-training test-workbench
+.PHONY: test-gpu check-memory check-long deny bench bench-ddp clean
 
 help: ## This list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-16s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -33,12 +34,15 @@ images: build ## All images that training needs
 	$(EVENKEEL) image build builder ultralytics
 
 workbench: build ## Jupyter and SSH in the training image
-	EVENKEEL_WORKBENCH_IMAGE=$$($(EVENKEEL) image build workbench) compose/workbench.sh up
+	image=$$($(EVENKEEL) image build workbench) && EVENKEEL_WORKBENCH_IMAGE=$$image compose/workbench.sh up
 
 workbench-down: ## The workbench, ended
 	compose/workbench.sh down
 
-test: test-lint test-host test-torch test-ddp-python test-docker test-training ## Everything that a machine without a GPU can check
+controller: ## Without Rust, by Docker alone: make controller ARGS='train jobs/shapes.yaml'
+	compose/controller.sh $(if $(ARGS),$(ARGS),--help)
+
+test: test-lint test-host test-torch test-ddp-python test-docker test-training test-workbench ## Everything that a machine without a GPU can check
 
 test-lint: ## Format and lints
 	$(CARGO) fmt --all --check
@@ -90,21 +94,28 @@ test-ddp-python: ## Our DDP against Python's, and together with it, in one conta
 
 test-docker: ## Containers on a real engine, as this user and as another one
 	$(CARGO) test --locked --no-run --test docker --test image
-	export EVENKEEL_TEST_ENGINE=required EVENKEEL_TEST_IMAGE=$$($(CARGO) run --quiet --locked -- image build debian) && \
+	image=$$($(CARGO) run --quiet --locked -- image build debian) && \
+	export EVENKEEL_TEST_ENGINE=required EVENKEEL_TEST_IMAGE=$$image && \
 	$(CARGO) test --locked --test docker --test image && \
-	tests/as-other-user.sh $$($(CARGO) test --locked --no-run --test docker 2>&1 | sed -n 's/.*(\(target[^)]*\))$$/\1/p') target/debug/evenkeel
+	built=$$($(CARGO) test --locked --no-run --test docker 2>&1) && \
+	tests/as-other-user.sh "$$(printf '%s\n' "$$built" | sed -n 's/.*(\(target[^)]*\))$$/\1/p')" target/debug/evenkeel
 
 test-training: ## Trainings of a few minutes in the image that people train in
-	image=$$($(CARGO) run --quiet --locked -- image build debian ultralytics | head -n 1) && \
-	EVENKEEL_TEST_ENGINE=required EVENKEEL_TEST_IMAGE=$$image \
+	images=$$($(CARGO) run --quiet --locked -- image build debian ultralytics) && \
+	EVENKEEL_TEST_ENGINE=required EVENKEEL_TEST_IMAGE=$${images%%[[:space:]]*} \
 	$(CARGO) test --locked --test training -- --test-threads 1 --nocapture
 
+test-workbench: ## The workbench through its ports, and the compose files
+	images=$$($(CARGO) run --quiet --locked -- image build debian workbench) && \
+	EVENKEEL_TEST_ENGINE=required EVENKEEL_TEST_IMAGE=$${images%%[[:space:]]*} \
+	$(CARGO) test --locked --test workbench -- --test-threads 1 --nocapture
+
 check-long: ## What takes long, whole: make test runs samples of it
-	EVENKEEL_TEST_LONG=1 $(MAKE) test-torch-plain check-memory test-docker test-training
+	EVENKEEL_TEST_LONG=1 $(MAKE) test-torch-plain check-memory test-docker test-training test-workbench
 	$(MAKE) bench bench-ddp deny
 
 bench: build ## Overhead and logs against the docker command, as ratios of one run
-	export EVENKEEL_TEST_IMAGE=$$($(EVENKEEL) image build debian) && \
+	image=$$($(EVENKEEL) image build debian) && export EVENKEEL_TEST_IMAGE=$$image && \
 	$(CARGO) bench --locked --bench launch && $(CARGO) bench --locked --bench logs
 
 bench-ddp: ## Our DDP against Python's: steps a second, hidden communication; DEVICE=cuda on two GPUs

@@ -25,6 +25,7 @@ if [ "$uid" -ge 1000 ]; then offset=$(((uid - 1000) % 1000)); else offset=$((-1 
 : "${EVENKEEL_RUNS:=$PWD/runs}"
 : "${EVENKEEL_BIND:=127.0.0.1}"
 : "${EVENKEEL_TOKEN:=}"
+: "${EVENKEEL_PROJECT:=evenkeel-workbench-$uid}"
 if [ -z "${EVENKEEL_AUTHORIZED_KEYS+set}" ]; then
     EVENKEEL_AUTHORIZED_KEYS=$(cat "$HOME"/.ssh/*.pub 2>/dev/null || true)
 fi
@@ -35,35 +36,43 @@ files="-f compose/workbench.yaml"
 if docker info --format '{{json .Runtimes}}' 2>/dev/null | grep -q '"nvidia"' && [ -e /proc/driver/nvidia/version ]; then
     files="$files -f compose/workbench.gpu.yaml"
 fi
-run() { $compose -p "evenkeel-workbench-$uid" $files "$@"; }
+run() { $compose -p "$EVENKEEL_PROJECT" $files "$@"; }
+answers='import urllib.request as r
+r.build_opener(r.ProxyHandler({})).open("http://127.0.0.1:8888/api", timeout=10)'
 
 case "${1:-}" in
 up)
     # Docker would make a missing folder as root.
     mkdir -p "$EVENKEEL_WORKBENCH" "$EVENKEEL_DATA" "$EVENKEEL_JOBS" "$EVENKEEL_RUNS"
-    rm -f "$EVENKEEL_WORKBENCH/token"
     run up -d
-    waited=0
-    until code=$(curl -s -o /dev/null -w '%{http_code}' "http://127.0.0.1:$EVENKEEL_JUPYTER_PORT/api" 2>/dev/null) && [ "$code" = 200 ]; do
-        waited=$((waited + 1))
-        if [ "$waited" -gt 120 ]; then
+    # Jupyter writes its token before it answers. It is asked from inside, where neither a proxy of this machine nor EVENKEEL_BIND
+    # stands between; a container that starts again and again refuses the question.
+    deadline=$(($(date +%s) + 60))
+    until run exec -T workbench python3 -c "$answers" </dev/null >/dev/null 2>&1; do
+        if [ "$(date +%s)" -ge "$deadline" ]; then
             echo "workbench: Jupyter does not answer; its last lines:" >&2
             run logs --tail 20 >&2
             exit 1
         fi
         sleep 0.5
     done
+    if [ ! -s "$EVENKEEL_WORKBENCH/token" ] || [ ! -s "$EVENKEEL_WORKBENCH/user" ]; then
+        echo "workbench: it runs, but $EVENKEEL_WORKBENCH/token is gone; \`make workbench-down\`, then start it anew" >&2
+        exit 1
+    fi
     token=$(cat "$EVENKEEL_WORKBENCH/token")
     user=$(cat "$EVENKEEL_WORKBENCH/user")
-    echo "Jupyter   http://127.0.0.1:$EVENKEEL_JUPYTER_PORT/lab?token=$token"
-    echo "SSH       ssh -p $EVENKEEL_SSH_PORT $user@127.0.0.1"
-    echo "from afar ssh -L $EVENKEEL_JUPYTER_PORT:127.0.0.1:$EVENKEEL_JUPYTER_PORT -L $EVENKEEL_SSH_PORT:127.0.0.1:$EVENKEEL_SSH_PORT $(id -un)@$(hostname)"
+    case $EVENKEEL_BIND in 0.0.0.0 | ::) host=127.0.0.1 ;; *) host=$EVENKEEL_BIND ;; esac
+    echo "Jupyter   http://$host:$EVENKEEL_JUPYTER_PORT/lab?token=$token"
+    echo "SSH       ssh -p $EVENKEEL_SSH_PORT $user@$host"
+    echo "from afar ssh -L $EVENKEEL_JUPYTER_PORT:$host:$EVENKEEL_JUPYTER_PORT -L $EVENKEEL_SSH_PORT:$host:$EVENKEEL_SSH_PORT $(id -un)@$(hostname)"
     if [ -z "$EVENKEEL_AUTHORIZED_KEYS" ] && [ ! -f "$EVENKEEL_WORKBENCH/authorized_keys" ]; then
         echo "no public key in ~/.ssh: put one into $EVENKEEL_WORKBENCH/authorized_keys and start anew to log in by SSH"
     fi
     ;;
-down) run down ;;
-logs) run logs ;;
+# Neither needs an image, but compose reads the whole file.
+down) EVENKEEL_WORKBENCH_IMAGE=none run down ;;
+logs) EVENKEEL_WORKBENCH_IMAGE=none run logs ;;
 *)
     echo "usage: workbench.sh up | down | logs" >&2
     exit 2

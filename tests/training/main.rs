@@ -10,7 +10,7 @@ mod support;
 use std::path::Path;
 
 use serde_json::Value;
-use support::{Place, nothing_left};
+use support::{Place, Running, docker, nothing_left, until};
 
 /// A place with a set of shapes and a job that trains on it; `more` are further lines of the job.
 fn shapes(images: u32, more: &str) -> Place {
@@ -113,6 +113,122 @@ fn a_loss_that_is_not_finite_ends_the_run_with_advice() {
          args: {optimizer: SGD, lr0: 1000, weight_decay: 1, warmup_epochs: 0, plots: false, val: false}",
     );
     place.run(&["train", "job.yaml"]).with_code(1).saying("(diverged)").saying("args.lr0");
+    nothing_left(&place);
+}
+
+/// A job of a few small images, fed by data workers.
+fn small(more: &str) -> Place {
+    let place = Place::new();
+    place.run(&["dataset", "shapes", "shapes", "--images", "24", "--imgsz", "64"]).with_code(0);
+    let text = format!(
+        "name: t\ntrainer: ultralytics\nmodel: yolov8n.yaml\ndata: shapes/data.yaml\nimgsz: 64\ndevice: cpu:2\n{more}\n"
+    );
+    place.write("job.yaml", &text);
+    place
+}
+
+#[test]
+fn mosaic_closes_in_the_same_epoch_on_every_rank() {
+    needs_engine!();
+    // Closed from the first epoch on, mosaic must leave no trace on any rank, though workers could have begun with it.
+    let run = |mosaic: &str| {
+        let place = small(&format!(
+            "epochs: 2\nbatch: 8\nargs: {{{mosaic}, workers: 1, fliplr: 0, hsv_h: 0, hsv_s: 0, hsv_v: 0, translate: 0, \
+             scale: 0, erasing: 0, auto_augment: null, optimizer: SGD, lr0: 0.01, plots: false, val: false}}"
+        ));
+        place.run(&["train", "job.yaml"]).with_code(0);
+        nothing_left(&place);
+        [0, 1].map(|rank| -> Vec<f64> {
+            told(&place, rank, "step").iter().map(|step| step["loss"].as_f64().expect("a finite loss")).collect()
+        })
+    };
+    let (closed, without) = (run("mosaic: 1.0, close_mosaic: 2"), run("mosaic: 0.0"));
+    eprintln!("closed {closed:.4?}, without {without:.4?}");
+    for (closed, without) in closed.iter().flatten().zip(without.iter().flatten()) {
+        assert!((closed - without).abs() <= 1e-3 * without, "{closed} is not {without}: an image came from a mosaic");
+    }
+}
+
+#[test]
+fn workers_accumulation_plots_and_an_oblong_image_go_together() {
+    needs_engine!();
+    // The largest seed there is, which the package alone would refuse; and one class in place of three.
+    let place = small(
+        "epochs: 2\nbatch: {target: 16, micro: 4}\nseed: 18446744073709551615\n\
+         args: {workers: 1, plots: true, single_cls: true}",
+    );
+    for split in ["train", "val"] {
+        std::fs::write(place.path().join(format!("shapes/images/{split}/oblong.bmp")), bitmap(96, 40))
+            .expect("written");
+        place.write(&format!("shapes/labels/{split}/oblong.txt"), "2 0.5 0.5 0.5 0.5\n");
+    }
+    let ended = place.run(&["train", "job.yaml", "--json"]).with_code(0);
+    for rank in 0..2 {
+        let steps = told(&place, rank, "step");
+        // 25 images make two steps of 16, each of two micro-batches of 4 on either rank.
+        assert_eq!(steps.len(), 4);
+        assert!(steps.iter().all(|step| step["images"] == 8), "another number of images: {steps:?}");
+    }
+    let hashes =
+        |rank| told(&place, rank, "checkpoint").iter().map(|told| told["weights_sha256"].clone()).collect::<Vec<_>>();
+    assert_eq!(hashes(0), hashes(1), "the ranks' weights differ");
+
+    // What is told last is what best.pt is worth.
+    let outcome: Value = serde_json::from_str(&ended.stdout).expect("one JSON object");
+    let metrics = told(&place, 0, "metrics");
+    assert_eq!(metrics.len(), 3, "one of each epoch, and one of best.pt: {metrics:?}");
+    assert_eq!(outcome["metrics"]["metrics/mAP50(B)"], metrics[2]["values"]["metrics/mAP50(B)"]);
+    for plot in ["results.png", "labels.jpg", "train_batch0.jpg", "confusion_matrix.png"] {
+        assert!(place.record().join(plot).is_file(), "no {plot}");
+    }
+    let image = place.run(&["image", "build", "ultralytics"]).with_code(0).stdout;
+    let mount = format!("{}:/weights:ro", place.record().join("weights").display());
+    let look = "import torch; print(torch.load('/weights/best.pt', weights_only=False)['model'].names)";
+    let run = ["run", "--rm", "--network", "none", "-v", &mount, image.trim(), "python3", "-c", look];
+    assert_eq!(docker(&run).lines().last(), Some("{0: 'item'}"));
+    nothing_left(&place);
+}
+
+/// A grey Windows bitmap of 24 bits a pixel; `width` is a multiple of 4, so that its rows need no filling.
+fn bitmap(width: u32, height: u32) -> Vec<u8> {
+    assert_eq!(width % 4, 0);
+    let pixels = vec![127; (width * height * 3) as usize];
+    let mut bytes = b"BM".to_vec();
+    for field in [54 + width * height * 3, 0, 54, 40, width, height, 1 | (24 << 16), 0, width * height * 3, 0, 0, 0, 0]
+    {
+        bytes.extend(field.to_le_bytes());
+    }
+    bytes.extend(pixels);
+    bytes
+}
+
+#[test]
+fn a_little_shared_memory_is_told_and_does_not_hang() {
+    needs_engine!();
+    let place = small("epochs: 1\nbatch: 8\nshm_size: 64k\nargs: {workers: 2, plots: false}");
+    place.run(&["train", "job.yaml"]).with_code(0).saying("/dev/shm has room for 0 validation workers");
+    nothing_left(&place);
+}
+
+#[test]
+fn a_stopped_training_leaves_the_last_whole_epoch() {
+    needs_engine!();
+    let place = small("epochs: 1000\nbatch: 8\nargs: {plots: false, val: false}");
+    let running = Running::start(place.evenkeel(&["train", "job.yaml"]));
+    until("an epoch's weights", || {
+        let events = std::fs::read_dir(place.path().join("runs/t")).into_iter().flatten().flatten();
+        let mut texts =
+            events.filter_map(|run| std::fs::read_to_string(run.path().join("events/rank-0.events.jsonl")).ok());
+        texts.any(|text| text.contains("\"weights/last.pt\"")).then_some(())
+    });
+    running.signal("INT");
+    running.end().with_code(130).saying("stopped; weights/last.pt is that of epoch");
+    for rank in 0..2 {
+        // Not by SIGKILL after the grace period.
+        let exit = told(&place, rank, "exit").pop().expect("a seal");
+        assert_eq!((&exit["code"], &exit["stopped"]), (&143.into(), &true.into()), "{exit}");
+    }
+    assert!(place.record().join("weights/last.pt").is_file());
     nothing_left(&place);
 }
 

@@ -10,6 +10,7 @@ from pathlib import Path
 
 from . import failure, job
 from .events import Events
+from .stop import Stop
 
 # Rank 0 reads labels, plots and writes while the others wait in a barrier; a peer that has died is not waited for, as the
 # controller ends every rank at once. So this is only a last resort.
@@ -19,8 +20,9 @@ GROUP_TIMEOUT_SECONDS = 1800
 def main():
     events = Events.from_environment(os.environ)
     scratch = tempfile.mkdtemp(prefix="evenkeel-")
+    stop = Stop(events, scratch)
     try:
-        train(events, scratch)
+        train(events, scratch, stop)
     except Exception as error:
         traceback.print_exc()
         failure_class, message = failure.classify(error)
@@ -33,7 +35,7 @@ def main():
     shutil.rmtree(scratch, ignore_errors=True)
 
 
-def train(events, scratch):
+def train(events, scratch, stop):
     world = job.World.from_environment(os.environ)
     prepare(os.environ, world, scratch)
     asked = job.read(os.environ.get("EVENKEEL_JOB", "/evenkeel/job.json"))
@@ -43,17 +45,25 @@ def train(events, scratch):
     from . import data, progress
     from .trainer import Trainer
 
-    described, data_yaml = data.describe(asked["data"], scratch)
+    described, data_yaml = data.describe(asked["data"], scratch, bool(asked["args"].get("single_cls")))
     overrides = job.settings(asked, cut, world, data_yaml, scratch)
     workers = job.workers(asked, world, cut)
-    if workers < asked["args"].get("workers", 0):
-        events.note(f"/dev/shm has room for {workers} data workers, not {asked['args']['workers']}; see shm_size")
+    for loader, count in (("training", workers.train), ("validation", workers.validation)):
+        if count < workers.asked:
+            events.note(f"/dev/shm has room for {count} {loader} workers, not {workers.asked}; see shm_size")
     join(world, scratch)
     events.joined(world.size, world.backend, world.device)
     seed_fonts()
     progress.install()
     Trainer(
-        overrides=overrides, described=described, cut=cut, world=world, workers=workers, events=events
+        overrides=overrides,
+        described=described,
+        cut=cut,
+        world=world,
+        workers=workers,
+        seed=asked["seed"],
+        stop=stop,
+        events=events,
     ).train()
     leave()
 

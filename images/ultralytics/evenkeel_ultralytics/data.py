@@ -4,15 +4,18 @@ import json
 from pathlib import Path
 
 import torch
-from torch.utils.data import DataLoader, Sampler
+from torch.utils.data import Sampler
 
 
 class DataError(Exception):
     """The data set cannot be read."""
 
 
-def describe(data, scratch):
-    """Ultralytics' dictionary of a data set, and the file that says the same for code that reads it again."""
+def describe(data, scratch, single_class=False):
+    """Ultralytics' dictionary of a data set, and the file that says the same for code that reads it again.
+
+    With `single_class` (the package's `single_cls`) every object is of one class, whatever its label says.
+    """
     scratch = Path(scratch)
     described = {
         "path": data["path"],
@@ -24,6 +27,8 @@ def describe(data, scratch):
     }
     if sorted(described["names"]) != list(range(described["nc"])):
         raise DataError(f"class indices must run from 0 without a gap, not {sorted(described['names'])}")
+    if single_class:
+        described |= {"names": {0: "item"}, "nc": 1}
     file = scratch / "data.yaml"
     # JSON is YAML, without YAML's guesses at what a plain `no` or `5e-7` might be.
     file.write_text(json.dumps(described), encoding="utf-8")
@@ -78,10 +83,3 @@ class StepSampler(Sampler):
         for step in range(self.steps):
             first = step * self.cut.target + self.rank * share
             yield from (order[position % self.images] for position in range(first, first + share))
-
-
-class TrainLoader(DataLoader):
-    """A loader whose workers start anew with each epoch: the augmentation that an epoch changes reaches them so."""
-
-    def reset(self):
-        """Ultralytics calls this when it closes mosaic; nothing here outlives an epoch."""

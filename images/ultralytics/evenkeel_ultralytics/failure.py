@@ -12,6 +12,7 @@ class Diverged(Exception):
 PHRASES = (
     ("shared_memory", ("bus error", "shared memory", "/dev/shm", "/torch_")),
     ("out_of_memory.device", ("out of memory", "can't allocate memory", "could not create a primitive", "cublas_status_alloc_failed")),
+    ("stalled", ("dataloader timed out",)),
     ("device_lost", ("gpu is lost", "fallen off the bus", "no cuda-capable device")),
     ("collective", ("nccl", "gloo", "connection closed by peer", "connection reset by peer", "c10d", "tcpstore", "process group")),
     ("infrastructure", ("no space left on device", "read-only file system", "input/output error", "disk quota exceeded")),

@@ -90,6 +90,8 @@ def settings(job, cut, world, data_yaml, scratch):
     taken = sorted(OWNED & job["args"].keys())
     if taken:
         raise JobError(f"args must not set {', '.join(f'`{key}`' for key in taken)}: the job and its plan decide that")
+    if str(job["args"].get("cache", "")).lower() == "disk":
+        raise JobError("`args.cache: disk` would write beside the images, which a run may only read; use `cache: ram`")
     model = job["model"]
     if not model.endswith((".yaml", ".yml")) and not Path(model).is_file():
         raise JobError(f"no weights at `{model}`, and a training run downloads nothing")
@@ -103,7 +105,7 @@ def settings(job, cut, world, data_yaml, scratch):
         "data": str(data_yaml),
         "epochs": job["epochs"],
         "imgsz": job["imgsz"],
-        "seed": job["seed"],
+        "seed": engine_seed(job["seed"]),
         # Global, in yolo's sense: with nbs = T the accumulation is exact and the weight decay's scale is 1.
         "batch": cut.micro * world.size,
         "nbs": cut.target,
@@ -119,12 +121,37 @@ def settings(job, cut, world, data_yaml, scratch):
     return chosen
 
 
+@dataclass(frozen=True)
+class Workers:
+    """Data workers of this rank, for each of its two loaders. They never run at the same time."""
+
+    asked: int
+    train: int
+    validation: int
+
+
 def workers(job, world, cut):
-    """Data workers of this rank, as many as /dev/shm can feed: two prefetched batches each, in half of what is free."""
+    """As many as were asked for and /dev/shm can feed, in this rank's share of half of what is free."""
     asked = job["args"].get("workers")
     if asked is None:
         # On a CPU the workers would compete with the training for the cores that it was given.
         asked = min(8, max(1, len(os.sched_getaffinity(0)) // world.local_size)) if world.cuda else 0
     space = os.statvfs("/dev/shm")
     share = space.f_bavail * space.f_frsize / 2 / world.local_size
-    return min(int(asked), int(share // (2 * cut.micro * 3 * job["imgsz"] ** 2)))
+    side = job["imgsz"]
+
+    def fitting(images, side):
+        # Two prefetched batches each, and one that is being computed on.
+        return min(int(asked), max(0, int(share / (images * 3 * side**2) - 1) // 2))
+
+    # A validation batch is twice as large, of images that are padded by up to half a stride on each side.
+    return Workers(asked=int(asked), train=fitting(cut.micro, side), validation=fitting(2 * cut.micro, side + 32))
+
+
+# The engine adds up to a rank to a seed that numpy takes below 2**32.
+SEEDS = 2**31
+
+
+def engine_seed(seed):
+    """The seed for the package's generators. The order of the images follows the whole seed, so no two seeds train alike."""
+    return seed % SEEDS

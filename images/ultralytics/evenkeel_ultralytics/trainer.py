@@ -2,6 +2,7 @@
 
 import contextlib
 import hashlib
+import os
 import resource
 import time
 
@@ -9,31 +10,33 @@ import torch
 import torch.distributed as dist
 import ultralytics.engine.trainer as engine
 from torch import nn
-from ultralytics.data.build import seed_worker
 from ultralytics.models.yolo.detect import DetectionTrainer
 from ultralytics.nn.tasks import load_checkpoint
 from ultralytics.utils import LOGGER
 from ultralytics.utils.torch_utils import ModelEMA, strip_optimizer, torch_distributed_zero_first, unwrap_model
 
-from . import data
+from . import loader
 from .failure import Diverged
 
 
 class Trainer(DetectionTrainer):
     """Trains detection models on one rank of a group that exists already."""
 
-    def __init__(self, *, overrides, described, cut, world, workers, events):
+    def __init__(self, *, overrides, described, cut, world, workers, seed, stop, events):
         # The base class's constructor calls get_dataset, so these come first.
         self.described, self.cut, self.world, self.events = described, cut, world, events
+        self.workers, self.seed, self.process = workers, seed, stop
         # The engine knows its rank only in a world of two or more. Alone it would seed otherwise, keep one order of the images for
         # all epochs, and halve the batch when memory runs out.
         engine.RANK = world.rank
         super().__init__(overrides=overrides)
-        # It counts the entries of `device` instead; and it sets the workers to 0 on a CPU.
+        # It counts the entries of `device` instead; it sets the workers to 0 on a CPU, and there takes all cores but one.
         self.world_size, self.ddp = world.size, False
-        self.args.workers = workers
+        self.args.workers = workers.train
+        if threads := os.environ.get("OMP_NUM_THREADS"):
+            torch.set_num_threads(int(threads))
         self.micro_batches = self.steps = 0
-        self.validated = False
+        self.validated, self.best_epoch = False, 0
         self.losses, self.terms, self.images = [], [], 0
         self.add_callback("on_train_start", lambda trainer: trainer.start_clock())
         self.add_callback("on_train_batch_start", lambda trainer: trainer.begin_micro_batch())
@@ -55,22 +58,12 @@ class Trainer(DetectionTrainer):
         return dict(self.described)
 
     def get_dataloader(self, dataset_path, batch_size=16, rank=0, mode="train"):
-        if mode != "train":
-            return super().get_dataloader(dataset_path, batch_size, rank, mode)
         with torch_distributed_zero_first(rank):
             dataset = self.build_dataset(dataset_path, mode, batch_size)
-        generator = torch.Generator().manual_seed(self.args.seed * 1_000_003 + self.world.rank)
-        return data.TrainLoader(
-            dataset,
-            batch_size=self.cut.micro,
-            sampler=data.StepSampler(len(dataset), self.cut, self.world.rank, self.args.seed),
-            num_workers=self.args.workers,
-            prefetch_factor=2 if self.args.workers else None,
-            pin_memory=self.world.cuda,
-            collate_fn=dataset.collate_fn,
-            worker_init_fn=seed_worker,
-            generator=generator,
-        )
+        if mode == "train":
+            return loader.train_loader(dataset, self.cut, self.world, workers=self.workers.train, seed=self.seed)
+        workers = self.workers.validation
+        return loader.validation_loader(dataset, self.world, batch_size=batch_size, workers=workers, seed=self.seed)
 
     # -- the group ----------------------------------------------------------------------------------------------------
 
@@ -119,7 +112,7 @@ class Trainer(DetectionTrainer):
             images=self.images,
             loss=loss,
             terms=dict(zip(names, terms, strict=True)),
-            lr=self.optimizer.param_groups[0]["lr"],
+            lr=plain_group(self.optimizer)["lr"],
             memory_bytes=self.peak_memory(),
             time_ms=(now - self.step_began) * 1e3,
         )
@@ -150,15 +143,28 @@ class Trainer(DetectionTrainer):
         lower = f"a lower `args.lr0` (now {self.args.lr0}; it counts only with an `args.optimizer` of your choice)"
         return f"try `args.amp: false` or {lower}" if self.amp else f"try {lower}"
 
+    def save_model(self):
+        with self.process.writing:
+            saved = super().save_model()
+            self.process.saved = self.epoch
+        return saved
+
+    def save_metrics(self, metrics):
+        with self.process.writing:
+            super().save_metrics(metrics)
+
     def end_epoch(self):
         leader = self.world.rank == 0
+        best = bool(leader and self.validated and self.fitness is not None and self.fitness == self.best_fitness)
+        if best:
+            self.best_epoch = self.epoch
         if leader and self.validated:
             self.events.metrics(self.epoch, {**self.label_loss_items(self.tloss), **self.metrics, **self.lr})
         self.events.checkpoint(
             epoch=self.epoch,
             path="weights/last.pt" if leader and self.last.exists() else None,
             weights_sha256=weights_hash(unwrap_model(self.model)),
-            best=bool(leader and self.validated and self.fitness is not None and self.fitness == self.best_fitness),
+            best=best,
         )
         self.validated = False
         self.step_began = time.perf_counter()
@@ -167,8 +173,9 @@ class Trainer(DetectionTrainer):
         """Validates the best weights once more, all ranks sharing the work: the base class would ask for a CUDA device."""
         state = [None]
         if self.world.rank == 0 and self.best.exists():
-            last = strip_optimizer(self.last) if self.last.exists() else {}
-            strip_optimizer(self.best, updates={"train_results": last.get("train_results")})
+            with self.process.writing:
+                last = strip_optimizer(self.last) if self.last.exists() else {}
+                strip_optimizer(self.best, updates={"train_results": last.get("train_results")})
             model, _ = load_checkpoint(self.best)
             state = [{name: value.cpu() for name, value in model.float().state_dict().items()}]
         dist.broadcast_object_list(state, 0)
@@ -183,8 +190,10 @@ class Trainer(DetectionTrainer):
         if metrics is not None:
             metrics.pop("fitness", None)
             self.metrics = metrics
-            score = metrics.get("metrics/mAP50(B)")
-            self.events.note(f"best.pt: mAP50 {score:.4f}, mAP50-95 {metrics.get('metrics/mAP50-95(B)', 0.0):.4f}")
+            score, stricter = metrics.get("metrics/mAP50(B)", 0.0), metrics.get("metrics/mAP50-95(B)", 0.0)
+            self.events.note(f"best.pt is of epoch {self.best_epoch + 1}: mAP50 {score:.4f}, mAP50-95 {stricter:.4f}")
+            # The last figures told are the run's: they must be those of the weights that it leaves.
+            self.events.metrics(self.best_epoch, metrics)
 
 
 class CpuDataParallel(nn.parallel.DistributedDataParallel):
@@ -192,6 +201,14 @@ class CpuDataParallel(nn.parallel.DistributedDataParallel):
 
     def __init__(self, module, device_ids=None, **rest):
         super().__init__(module, device_ids=None, **rest)
+
+
+def plain_group(optimizer):
+    """The parameter group whose learning rate is lr0's schedule: biases warm up from above, and MuSGD has groups at three times lr0."""
+    return min(
+        (group for group in optimizer.param_groups if group.get("param_group") != "bias"),
+        key=lambda group: group["initial_lr"],
+    )
 
 
 def amp_works(model):
