@@ -95,7 +95,7 @@ fn sizes(world_size: u32) -> &'static [i64] {
     }
 }
 
-fn own<'a>(rank: &Rank, whole: &'a Tensor) -> (i64, i64, Tensor) {
+fn own(rank: &Rank, whole: &Tensor) -> (i64, i64, Tensor) {
     let sizes = sizes(rank.world_size);
     let start = sizes[..rank.rank as usize].iter().sum();
     let images = sizes[rank.rank as usize];
