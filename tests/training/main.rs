@@ -188,7 +188,7 @@ fn workers_accumulation_plots_and_an_oblong_image_go_together() {
     assert_eq!(metrics.len(), 3, "one of each epoch, and one of best.pt: {metrics:?}");
     assert_eq!(outcome["metrics"]["metrics/mAP50(B)"], metrics[2]["values"]["metrics/mAP50(B)"]);
     for plot in ["results.png", "labels.jpg", "train_batch0.jpg", "confusion_matrix.png"] {
-        assert!(place.record().join(plot).is_file(), "no {plot}");
+        assert!(place.record().join("output").join(plot).is_file(), "no {plot}");
     }
     let image = place.run(&["image", "build", "ultralytics"]).with_code(0).stdout;
     let mount = format!("{}:/weights:ro", place.record().join("weights").display());
