@@ -75,7 +75,7 @@ impl Drop for Shared {
 ///
 /// In training, every rank must run the layer in the same order, forward and backward; a rank's batch may be of any size,
 /// also 0. The running statistics, with the variance divided by n - 1 as in PyTorch, are then the same on every rank.
-/// Outside of training nothing is sent.
+/// Outside of training nothing is sent. On the CPU, training computes in double precision whatever the input's kind.
 #[derive(Debug)]
 pub struct SyncBatchNorm {
     group: SyncGroup,
