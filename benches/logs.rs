@@ -93,8 +93,9 @@ fn docker_logs() -> (f64, usize) {
     let file = place.path().join("logs");
     let script = format!("exec seq -f '0 line %.0f' {LINES}");
     let begin = Instant::now();
-    // Without rotation, which an engine's settings may ask for: a follower would lose most of the lines to it.
-    let whole = ["--log-driver", "json-file", "--log-opt", "max-size=-1", "--log-opt", "max-file=1"];
+    // A file that holds them all: an engine's settings may ask for rotation, to which a follower would lose most of the lines. `-1` for
+    // "without" is refused by Engine 20.10.
+    let whole = ["--log-driver", "json-file", "--log-opt", "max-size=1g", "--log-opt", "max-file=1"];
     let run = ["run", "-d", "--network", "none", "--name", &name];
     docker(&[&run[..], &whole, &[&image(), "bash", "-c", &script]].concat());
     let followed = Command::new("docker")
