@@ -1,4 +1,5 @@
-//! The agent's program: carried inside the controller, laid down in the cache where containers can be given it.
+//! What every container is given: the agent's program, carried inside the controller, and the names of a pod without a network. Both are
+//! laid down in the cache, from where they are bound.
 
 use std::io::{self, Write};
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
@@ -9,9 +10,12 @@ use sha2::{Digest, Sha256};
 /// The static program that build.rs compiled.
 static PROGRAM: &[u8] = include_bytes!(env!("EVENKEEL_AGENT"));
 
-/// The agent could not be laid down.
+/// `/etc/hosts` where the engine makes none: programs find themselves by `localhost` and by their own host name.
+static HOSTS: &str = "127.0.0.1\tlocalhost evenkeel\n";
+
+/// Something could not be laid down.
 #[derive(Debug, thiserror::Error)]
-#[error("failed to write the agent to `{}`", path.display())]
+#[error("failed to write what containers are given to `{}`", path.display())]
 pub struct AgentError {
     /// Where it was to be.
     pub path: PathBuf,
@@ -19,28 +23,42 @@ pub struct AgentError {
     pub source: io::Error,
 }
 
-/// Path of the agent's program on this machine, written there first if need be.
-pub fn path(cache: &Path) -> Result<PathBuf, AgentError> {
-    let hash: String = Sha256::digest(PROGRAM).iter().take(8).map(|byte| format!("{byte:02x}")).collect();
-    let path = cache.join(format!("agent-{hash}"));
-    lay_down(cache, &path).map_err(|source| AgentError { path: path.clone(), source })?;
-    Ok(path)
+/// Files of this machine that containers are given.
+#[derive(Debug)]
+pub struct Files {
+    /// The agent's program.
+    pub program: PathBuf,
+    /// `/etc/hosts` of a pod without a network.
+    pub hosts: PathBuf,
 }
 
-fn lay_down(folder: &Path, path: &Path) -> io::Result<()> {
+/// The files in the cache, written there first if need be.
+pub fn files(cache: &Path) -> Result<Files, AgentError> {
+    let file = |name: &str, content: &[u8], mode: u32| {
+        let hash: String = Sha256::digest(content).iter().take(8).map(|byte| format!("{byte:02x}")).collect();
+        let path = cache.join(format!("{name}-{hash}"));
+        match lay_down(cache, &path, content, mode) {
+            Ok(()) => Ok(path),
+            Err(source) => Err(AgentError { path, source }),
+        }
+    };
+    Ok(Files { program: file("agent", PROGRAM, 0o755)?, hosts: file("hosts", HOSTS.as_bytes(), 0o644)? })
+}
+
+fn lay_down(folder: &Path, path: &Path, content: &[u8], mode: u32) -> io::Result<()> {
     std::fs::create_dir_all(folder)?;
     if foreign(folder)? {
         let message = "somebody else made its folder where anybody can, and could replace the program";
         return Err(io::Error::new(io::ErrorKind::PermissionDenied, message));
     }
     // Compared whole, which takes a millisecond: a name and a length say little of a file on a disk that failed.
-    if std::fs::read(path).is_ok_and(|found| found == PROGRAM) {
+    if std::fs::read(path).is_ok_and(|found| found == content) {
         return Ok(());
     }
-    let part = folder.join(format!(".agent-{}.part", std::process::id()));
+    let part = path.with_extension(format!("{}.part", std::process::id()));
     let mut file = std::fs::File::create(&part)?;
-    file.write_all(PROGRAM)?;
-    file.set_permissions(std::fs::Permissions::from_mode(0o755))?;
+    file.write_all(content)?;
+    file.set_permissions(std::fs::Permissions::from_mode(mode))?;
     drop(file);
     std::fs::rename(part, path)
 }

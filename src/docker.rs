@@ -506,6 +506,7 @@ fn body(spec: &ContainerSpec) -> ContainerCreateBody {
         }]
     });
     let (network, ipc) = match &spec.namespace {
+        Namespace::Loopback { .. } => ("none".to_owned(), "shareable".to_owned()),
         Namespace::Own { network } => (network.clone(), "shareable".to_owned()),
         Namespace::Of { leader } => (format!("container:{leader}"), format!("container:{leader}")),
     };
@@ -514,7 +515,7 @@ fn body(spec: &ContainerSpec) -> ContainerCreateBody {
         mounts: Some(spec.mounts.iter().map(|mount| bind(&mount.source, &mount.target, mount.read_only)).collect()),
         network_mode: Some(network),
         // The size belongs to whoever owns /dev/shm; a follower uses its leader's.
-        shm_size: matches!(spec.namespace, Namespace::Own { .. }).then(|| to_i64(spec.shm_bytes)),
+        shm_size: (!matches!(spec.namespace, Namespace::Of { .. })).then(|| to_i64(spec.shm_bytes)),
         ipc_mode: Some(ipc),
         device_requests: gpus,
         group_add: (!spec.groups.is_empty()).then(|| spec.groups.iter().map(u32::to_string).collect()),
@@ -525,8 +526,16 @@ fn body(spec: &ContainerSpec) -> ContainerCreateBody {
         userns_mode: spec.host_users.then(|| "host".to_owned()),
         ..Default::default()
     };
+    // Disabled, the namespace is the runtime's alone, with loopback up; the mode `none` alone has the engine start a program of its own
+    // for it.
+    let loopback = match &spec.namespace {
+        Namespace::Loopback { name } => Some(name.clone()),
+        _ => None,
+    };
     ContainerCreateBody {
         image: Some(spec.image.clone()),
+        network_disabled: loopback.is_some().then_some(true),
+        hostname: loopback,
         entrypoint: Some(spec.entrypoint.clone()),
         cmd: Some(spec.command.clone()),
         env: Some(spec.environment.iter().map(|(key, value)| format!("{key}={value}")).collect()),

@@ -24,11 +24,15 @@ pub struct Diagnosis {
 /// by itself.
 pub fn diagnose(ends: &[RankEnd], tail: impl Fn(u32) -> String) -> Option<Diagnosis> {
     let failed = ends.iter().filter(|end| !end.is_good() && !end.was_asked());
-    // A rank whose peer died says so within milliseconds; whoever has a reason of its own comes before those who only
-    // lost somebody.
+    // A rank whose peer died says so within milliseconds, and a container cannot be started into the pod of a leader that has just ended:
+    // whoever has a reason of its own comes before those who only lost somebody.
+    let leader_failed = failed.clone().any(|end| end.rank == 0);
+    let lost = |end: &RankEnd, class: FailureClass| {
+        class == FailureClass::Collective
+            || (leader_failed && end.rank > 0 && matches!(end.how, How::NotStarted { .. }))
+    };
     let judged = failed.map(|end| (end, judge(end, &tail(end.rank))));
-    let (end, (class, message)) =
-        judged.min_by_key(|(end, (class, _))| (*class == FailureClass::Collective, end.order))?;
+    let (end, (class, message)) = judged.min_by_key(|(end, (class, _))| (lost(end, *class), end.order))?;
     let message = if class == FailureClass::Infrastructure && has_taken_port(&tail(end.rank)) {
         format!("{message}: the port that it was to listen at is taken")
     } else {
@@ -214,6 +218,18 @@ mod tests {
             (1, FailureClass::Code, ExitCode::TrainingFailed)
         );
         assert_eq!(diagnosis.message, "the trainer was ended by SIGKILL");
+    }
+
+    #[test]
+    fn who_could_not_join_a_leader_that_had_ended_is_not_the_culprit() {
+        let message = "cannot join network of a non running container".to_owned();
+        let follower = end(1, 0, How::NotStarted { operation: Operation::Start, message });
+        // It was asked to end when the follower had failed, and had ended before of its own trouble.
+        let words = Some("failed to open `/evenkeel/control`".to_owned());
+        let leader = RankEnd { asked: true, ..end(0, 1, How::Unsealed { code: Some(125), oom_killed: false, words }) };
+        let diagnosis = diagnose(&[leader, follower.clone()], |_| String::new()).expect("a failure");
+        assert_eq!((diagnosis.rank, diagnosis.message.contains("/evenkeel/control")), (0, true));
+        assert_eq!(diagnose(&[follower], |_| String::new()).expect("a failure").rank, 1);
     }
 
     #[test]

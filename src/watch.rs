@@ -102,8 +102,10 @@ pub async fn watch(
     on: &mut dyn FnMut(&Event),
 ) -> Result<Watched, WatchError> {
     let ranks = u32::try_from(launch.specs.len()).unwrap_or(u32::MAX);
-    let growth = Growth::watch(&[&launch.events])
-        .map_err(|source| WatchError::Spool { folder: launch.events.clone(), source })?;
+    let mut growth = Some(
+        Growth::watch(&[&launch.events])
+            .map_err(|source| WatchError::Spool { folder: launch.events.clone(), source })?,
+    );
     let mut spools = Spools::new(&launch.events, ranks, launch.generation);
     let mut state = RunState::new(ranks, launch.grace);
     if launch.specs.iter().any(|spec| spec.memlock) {
@@ -112,7 +114,6 @@ pub async fn watch(
     let (sender, mut receiver) = unbounded_channel();
     let mut hands = Hands { launch, journal, sender, limits: Limits::default(), trouble: None };
     let begin = Instant::now();
-    let mut followed = true;
 
     hands.perform(state.begin());
     while !state.is_over() {
@@ -128,8 +129,10 @@ pub async fn watch(
                         events.push(Event::Ended { rank, code, oom_killed, words });
                     }
                 },
-                grown = growth.changed(), if followed => {
-                    followed = grown.is_ok();
+                grown = changed(growth.as_ref()) => {
+                    if grown.is_err() {
+                        growth = None;
+                    }
                     hands.followed(grown);
                     events.extend(hands.read(&mut spools));
                 }
@@ -144,6 +147,12 @@ pub async fn watch(
             on(&event);
             hands.perform(actions);
         }
+        if state.has_ended() {
+            // The kernel takes its time (15 ms were seen) to close what watched: meanwhile the engine removes the containers.
+            if let Some(growth) = growth.take() {
+                tokio::task::spawn_blocking(move || drop(growth));
+            }
+        }
     }
     match hands.trouble {
         Some(trouble) if state.is_broken() => Err(trouble),
@@ -155,6 +164,13 @@ async fn next(receiver: &mut UnboundedReceiver<Message>) -> Message {
     match receiver.recv().await {
         Some(message) => message,
         // We hold a sender ourselves: the channel never closes.
+        None => std::future::pending().await,
+    }
+}
+
+async fn changed(growth: Option<&Growth>) -> std::io::Result<()> {
+    match growth {
+        Some(growth) => growth.changed().await,
         None => std::future::pending().await,
     }
 }

@@ -46,16 +46,16 @@ fn build() -> Result<(), String> {
     // The folder that the library is really in: `lib` may hold links, and the loader finds what libtorch needs beside it.
     let real = lib.join("libtorch_cpu.so").canonicalize().ok().and_then(|path| path.parent().map(Path::to_path_buf));
     let real = real.unwrap_or_else(|| lib.clone());
-    if nccl {
-        build_nccl(&include, &real)?;
+    let library = PathBuf::from(env::var_os("OUT_DIR").expect("cargo sets it")).join("libtchd_nccl.so");
+    if variable("CLIPPY_ARGS").is_some() {
+        // Clippy reads Rust and links nothing: minutes of C++ would be for nobody. src/nccl.rs names the library, though.
+        fs::write(&library, []).map_err(|error| format!("failed to write `{}`: {error}", library.display()))?;
+    } else {
+        build_shim(&include, nccl)?;
+        if nccl {
+            build_nccl(&include, &real, &library)?;
+        }
     }
-    compiler(&include)
-        .include("csrc/gloo")
-        .define("USE_C10D_GLOO", None)
-        .files(SOURCES)
-        .files(nccl.then_some("csrc/nccl_loader.cpp"))
-        .try_compile("tch_distributed_shim")
-        .map_err(|error| format!("failed to compile the shim against libtorch {TORCH_VERSION}: {error}"))?;
     // libtorch.so itself is not named: it needs libtorch_cuda.so, which a machine without a GPU need not have.
     println!("cargo::rustc-link-search=native={}", lib.display());
     println!("cargo::rustc-link-lib=dylib=torch_cpu");
@@ -76,6 +76,16 @@ fn build() -> Result<(), String> {
     Ok(())
 }
 
+fn build_shim(include: &Path, nccl: bool) -> Result<(), String> {
+    compiler(include)
+        .include("csrc/gloo")
+        .define("USE_C10D_GLOO", None)
+        .files(SOURCES)
+        .files(nccl.then_some("csrc/nccl_loader.cpp"))
+        .try_compile("tch_distributed_shim")
+        .map_err(|error| format!("failed to compile the shim against libtorch {TORCH_VERSION}: {error}"))
+}
+
 /// The compiler with libtorch's headers.
 fn compiler(include: &Path) -> cc::Build {
     let mut build = cc::Build::new();
@@ -90,9 +100,9 @@ fn compiler(include: &Path) -> cc::Build {
     build
 }
 
-/// csrc/nccl.cpp as a library of its own, which src/nccl.rs takes into the program. It is linked here against libtorch_cuda, so
+/// csrc/nccl.cpp as a `library` of its own, which src/nccl.rs takes into the program. It is linked here against libtorch_cuda, so
 /// that a symbol that is missing there is missed now and not on somebody's GPU machine.
-fn build_nccl(include: &Path, lib: &Path) -> Result<(), String> {
+fn build_nccl(include: &Path, lib: &Path, library: &Path) -> Result<(), String> {
     let headers = nccl_headers(lib)?;
     if !lib.join("libtorch_cuda.so").exists() {
         let lib = lib.display();
@@ -104,9 +114,8 @@ fn build_nccl(include: &Path, lib: &Path) -> Result<(), String> {
         build.flag("-isystem").flag(folder);
     }
     build.flag("-idirafter").flag("csrc/cuda");
-    let library = PathBuf::from(env::var_os("OUT_DIR").expect("cargo sets it")).join("libtchd_nccl.so");
     let mut command = build.get_compiler().to_command();
-    command.args(["csrc/nccl.cpp", "csrc/guard.cpp", "-shared", "-o"]).arg(&library).arg("-L").arg(lib);
+    command.args(["csrc/nccl.cpp", "csrc/guard.cpp", "-shared", "-o"]).arg(library).arg("-L").arg(lib);
     // What libtorch_cuda itself needs need not be here, but for the CUDA runtime, which libtorch's headers call.
     command.args(["-Wl,--no-undefined", "-Wl,--allow-shlib-undefined"]);
     command.args(["-ltorch_cuda", "-lc10_cuda", "-ltorch_cpu", "-lc10", "-ldl", "-s"]);

@@ -145,7 +145,7 @@ async fn train(
     const GENERATION: u32 = 1;
     let prepared = &ready.prepared;
     let job = prepared.job();
-    let agent = agent::path(&settings.cache)?;
+    let files = agent::files(&settings.cache)?;
     // Held until this function returns, and freed by the system should we die.
     let locks = prepared.lock_devices(settings)?;
     let run = RunDir::create(&job.runs, &job.name, SystemTime::now())?;
@@ -163,7 +163,8 @@ async fn train(
         image: &ready.image.id,
         program: &ready.image.program,
         preflight: ready.image.preflight.as_deref(),
-        agent: &agent,
+        agent: &files.program,
+        hosts: &files.hosts,
         devices: &devices,
         data: &data,
         caller: settings.caller.clone(),

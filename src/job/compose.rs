@@ -23,9 +23,16 @@ pub struct Bases {
 impl Bases {
     /// A path that is relative to the caller's folder, with `~` for the home folder.
     pub(super) fn expand(&self, at: &Cursor<'_>, text: String) -> Result<String, JobError> {
-        let Some(rest) = text.strip_prefix("~/") else { return Ok(text) };
+        Ok(self.at_home(at, &text)?.map_or(text, |path| path.display().to_string()))
+    }
+
+    /// The path that `~` or `~/...` stands for; none for any other text.
+    fn at_home(&self, at: &Cursor<'_>, text: &str) -> Result<Option<PathBuf>, JobError> {
+        let Some(rest) = text.strip_prefix('~').filter(|rest| rest.is_empty() || rest.starts_with('/')) else {
+            return Ok(None);
+        };
         let home = self.home.as_ref().ok_or_else(|| at.refuse("`~` is unknown: HOME is not set"))?;
-        Ok(home.join(rest).display().to_string())
+        Ok(Some(plain(&home.join(rest.trim_start_matches('/')))))
     }
 
     fn resolve(&self, at: &Cursor<'_>, text: &str) -> Result<PathBuf, JobError> {
@@ -35,9 +42,8 @@ impl Bases {
             invalid.hint = Some("write the path out, with `~` for your home folder".into());
             return Err(invalid.into());
         }
-        if text == "~" || text.starts_with("~/") {
-            let home = self.home.as_ref().ok_or_else(|| at.refuse("`~` is unknown: HOME is not set"))?;
-            return Ok(plain(&home.join(text.trim_start_matches('~').trim_start_matches('/'))));
+        if let Some(path) = self.at_home(at, text)? {
+            return Ok(path);
         }
         Ok(plain(&self.folder.join(text)))
     }

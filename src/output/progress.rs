@@ -13,6 +13,8 @@ pub struct Progress {
     epochs: u32,
     steps_per_epoch: u64,
     metrics: BTreeMap<String, f64>,
+    /// No step was heard since the last metrics.
+    validated: bool,
 }
 
 #[derive(Clone, Debug, Default)]
@@ -39,6 +41,7 @@ impl Progress {
             }
             Event::Step { epoch, epochs, step, steps_per_epoch, images, loss, memory_bytes, time_ms, .. } => {
                 (self.epochs, self.steps_per_epoch) = (*epochs, *steps_per_epoch);
+                self.validated = false;
                 let state = self.ranks.entry(rank).or_default();
                 // Smoothed over some ten steps, so that the figure can be read.
                 let smooth = |old: f64, new: f64| if old == 0.0 { new } else { old * 0.9 + new * 0.1 };
@@ -55,6 +58,11 @@ impl Progress {
             Event::Metrics { epoch, values } => {
                 self.metrics.clone_from(values);
                 let map = self.map50().map(|map| format!(", mAP50 {map:.3}")).unwrap_or_default();
+                // With nothing learnt since the last ones they are no epoch's, but those of the best weights, of which the trainer's
+                // own note speaks.
+                if std::mem::replace(&mut self.validated, true) && !self.ranks.is_empty() {
+                    return None;
+                }
                 let loss = self.loss().map(|loss| format!("loss {loss:.3}")).unwrap_or_else(|| "no loss".into());
                 Some(format!("epoch {}/{}: {loss}{map}", epoch + 1, self.epochs))
             }
@@ -171,5 +179,9 @@ mod tests {
         let values = BTreeMap::from([("metrics/mAP50(B)".to_owned(), 0.91234)]);
         let line = progress.hear(0, &Event::Metrics { epoch: 0, values });
         assert_eq!(line.as_deref(), Some("epoch 1/3: loss 2.000, mAP50 0.912"));
+        let values = BTreeMap::from([("metrics/mAP50(B)".to_owned(), 0.95)]);
+        // Of the best weights, at the end: kept, and no epoch's line.
+        assert_eq!(progress.hear(0, &Event::Metrics { epoch: 0, values }), None);
+        assert_eq!(progress.map50(), Some(0.95));
     }
 }

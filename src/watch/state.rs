@@ -117,10 +117,10 @@ impl RankEnd {
         matches!(self.how, How::Sealed { code: Some(0), signal: None, .. })
     }
 
-    /// Whether the rank ended because we asked it to.
+    /// Whether the rank ended because we asked it to. An agent that could not do its own work would have ended unasked.
     #[must_use]
     pub fn was_asked(&self) -> bool {
-        self.asked && matches!(self.how, How::Sealed { stopped: true, .. } | How::Unsealed { .. })
+        self.asked && matches!(self.how, How::Sealed { stopped: true, .. } | How::Unsealed { words: None, .. })
     }
 }
 
@@ -163,6 +163,12 @@ impl RunState {
     #[must_use]
     pub fn is_over(&self) -> bool {
         self.ranks.iter().all(|rank| rank.stage == Stage::Removed)
+    }
+
+    /// Whether every rank has ended: nobody has anything left to tell.
+    #[must_use]
+    pub fn has_ended(&self) -> bool {
+        self.ranks.iter().all(|rank| rank.end.is_some())
     }
 
     /// Whether the trainers were told to start.
@@ -278,7 +284,7 @@ impl RunState {
             // The terminal is gone, the run is not: somebody must still end the gang when a rank fails.
             return Vec::new();
         }
-        let over = self.ranks.iter().all(|rank| rank.end.is_some());
+        let over = self.has_ended();
         match self.ending {
             // All have ended by themselves, only the engine still has to clear away: the next one no longer waits for it.
             None if over => self.ask(Ending::ByForce, now),
@@ -338,7 +344,7 @@ impl RunState {
 
     /// The next step that the stages of all ranks allow.
     fn proceed(&mut self) -> Vec<Action> {
-        if self.ending.is_some() || self.ranks.iter().all(|rank| rank.end.is_some()) {
+        if self.ending.is_some() || self.has_ended() {
             return self.clear();
         }
         let leader = self.ranks[0].stage;

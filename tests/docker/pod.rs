@@ -79,6 +79,26 @@ fn without_a_network_there_is_loopback_alone() {
 }
 
 #[test]
+fn without_a_network_programs_find_themselves_by_name() {
+    needs_engine!();
+    let place = Place::new();
+    let script = "for name in localhost $(hostname); do getent hosts $name | cut -d' ' -f1; done | xargs";
+    job(&place, script, "network: none\n");
+    let ended = place.run(&["train", "job.yaml"]).with_code(0);
+    let mut lines: Vec<&str> = ended.stdout.lines().collect();
+    lines.sort_unstable();
+    assert_eq!(lines, ["[0] 127.0.0.1 127.0.0.1", "[1] 127.0.0.1 127.0.0.1"]);
+    nothing_left(&place);
+
+    // Names of one's own are possible, as in any container.
+    let place = Place::new();
+    place.write("hosts", "127.0.0.1 own\n");
+    job(&place, "getent hosts own | xargs", "device: cpu\nvolumes: ['./hosts:/etc/hosts:ro']\n");
+    assert_eq!(place.run(&["train", "job.yaml"]).with_code(0).stdout, "127.0.0.1 own\n");
+    nothing_left(&place);
+}
+
+#[test]
 fn a_bridge_leads_out_and_is_shared() {
     needs_engine!();
     let place = Place::new();
