@@ -112,6 +112,7 @@ test-workbench: ## The workbench through its ports, and the compose files
 
 check-long: ## What takes long, whole: make test runs samples of it
 	EVENKEEL_TEST_LONG=1 $(MAKE) test-torch-plain check-memory test-docker test-training test-workbench
+	$(CARGO) test --locked --test image -- --ignored --nocapture
 	$(MAKE) bench bench-ddp deny
 
 bench: build ## Overhead and logs against the docker command, as ratios of one run

@@ -266,7 +266,7 @@ async fn debian_is_bootstrapped_whole_or_not_at_all() {
 }
 
 #[tokio::test]
-#[ignore = "downloads gigabytes: `make images` does it"]
+#[ignore = "downloads gigabytes: `make check-long` does it"]
 async fn every_image_is_built() {
     let Some(engine) = engine().await else { return };
     for image in [ImageName::Worker, ImageName::Ultralytics, ImageName::Workbench] {

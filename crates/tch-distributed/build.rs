@@ -51,10 +51,10 @@ fn build() -> Result<(), String> {
         // Clippy reads Rust and links nothing: minutes of C++ would be for nobody. src/nccl.rs names the library, though.
         fs::write(&library, []).map_err(|error| format!("failed to write `{}`: {error}", library.display()))?;
     } else {
-        build_shim(&include, nccl)?;
         if nccl {
             build_nccl(&include, &real, &library)?;
         }
+        build_shim(&include, nccl)?;
     }
     // libtorch.so itself is not named: it needs libtorch_cuda.so, which a machine without a GPU need not have.
     println!("cargo::rustc-link-search=native={}", lib.display());
