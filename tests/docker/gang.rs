@@ -99,9 +99,8 @@ fn a_killed_trainer_takes_its_peers_along_within_a_second() {
         nothing_left(&place);
         let journal = place.journal();
         eprintln!(
-            "rank {victim} killed: its peer was gone after {} ms; containers ended {} ms, removed {} ms after the ask",
+            "rank {victim} killed: its peer was gone after {} ms; containers removed {} ms after the ask",
             gone.as_millis(),
-            milliseconds(&journal, "ask", "ended"),
             milliseconds(&journal, "ask", "removed")
         );
         assert!(gone < Duration::from_secs(1), "the peer lived on for {gone:?}");
