@@ -156,9 +156,9 @@ fn a_workbench_serves_its_user_alone_and_leaves_nothing() {
     assert_eq!(workbench.status("/api/kernels?token=wrong"), 403);
     assert_eq!(workbench.status("/api/kernels"), 403);
 
-    let listed = workbench.ssh(user, &[], "echo $HOME && ls /work/data").with_code(0);
+    let listed = workbench.ssh(user, &[], "echo $HOME && ls /workspace/data").with_code(0);
     assert_eq!(listed.stdout, "/workbench/home\na-picture.txt\n");
-    workbench.ssh(user, &[], "touch /work/data/b").with_code(1).saying("Read-only");
+    workbench.ssh(user, &[], "touch /workspace/data/b").with_code(1).saying("Read-only");
     // The server says what it would take: a key, and no password.
     let password = ["-o", "PubkeyAuthentication=no", "-o", "PreferredAuthentications=password,keyboard-interactive"];
     workbench.ssh(user, &password, "true").with_code(255).saying("Permission denied (publickey).");
