@@ -7,11 +7,10 @@ use std::path::{Path, PathBuf};
 
 use sha2::{Digest, Sha256};
 
+use crate::launch::HOST_NAME;
+
 /// The static program that build.rs compiled.
 static PROGRAM: &[u8] = include_bytes!(env!("EVENKEEL_AGENT"));
-
-/// `/etc/hosts` where the engine makes none: programs find themselves by `localhost` and by their own host name.
-static HOSTS: &str = "127.0.0.1\tlocalhost evenkeel\n";
 
 /// Something could not be laid down.
 #[derive(Debug, thiserror::Error)]
@@ -42,7 +41,9 @@ pub fn files(cache: &Path) -> Result<Files, AgentError> {
             Err(source) => Err(AgentError { path, source }),
         }
     };
-    Ok(Files { program: file("agent", PROGRAM, 0o755)?, hosts: file("hosts", HOSTS.as_bytes(), 0o644)? })
+    // Programs find themselves by `localhost` and by their own host name.
+    let hosts = format!("127.0.0.1\tlocalhost {HOST_NAME}\n");
+    Ok(Files { program: file("agent", PROGRAM, 0o755)?, hosts: file("hosts", hosts.as_bytes(), 0o644)? })
 }
 
 fn lay_down(folder: &Path, path: &Path, content: &[u8], mode: u32) -> io::Result<()> {

@@ -46,8 +46,10 @@ fn the_first_training_learns_and_its_ranks_agree() {
     let root = Path::new(env!("CARGO_MANIFEST_DIR"));
     place.write("job.yaml", &std::fs::read_to_string(root.join("jobs/shapes.yaml")).expect("the job of the README"));
     place.run(&["dataset", "shapes", "data/shapes"]).with_code(0);
-    let epochs = format!("epochs={}", sample(4, 12));
-    let ended = place.run(&["train", "job.yaml", "name=t", "device=cpu:2", &epochs, "--json"]).with_code(0);
+    const WHOLE: usize = 12;
+    let epochs = sample(4, WHOLE);
+    let ended =
+        place.run(&["train", "job.yaml", "name=t", "device=cpu:2", &format!("epochs={epochs}"), "--json"]).with_code(0);
     let outcome: Value = serde_json::from_str(&ended.stdout).expect("one JSON object");
     let map50 = outcome["metrics"]["metrics/mAP50(B)"].as_f64().expect("a validation");
     let seconds = outcome["seconds"].as_f64().expect("a time");
@@ -55,10 +57,10 @@ fn the_first_training_learns_and_its_ranks_agree() {
     let mean = |losses: &[f64]| losses.iter().sum::<f64>() / losses.len() as f64;
     let (first, last) = (mean(&losses[..16]), mean(&losses[losses.len() - 16..]));
     eprintln!(
-        "{epochs}: mAP50 {map50:.4} after {seconds:.0} s, mean loss of the first epoch {first:.3}, of the last {last:.3}"
+        "{epochs} epochs: mAP50 {map50:.4} after {seconds:.0} s, mean loss of the first epoch {first:.3}, of the last {last:.3}"
     );
     assert!(last < 0.9 * first, "the loss went from {first} to {last}");
-    if sample(0, 1) == 1 {
+    if epochs == WHOLE {
         assert!(map50 >= 0.9, "mAP50 is {map50}");
     }
 
