@@ -7,7 +7,7 @@ EVENKEEL := target/release/evenkeel
 
 # What needs no libtorch, and is built and tested on the host. The rest is tested inside the builder image.
 HOST_CRATES := -p evenkeel -p evenkeel-wire -p evenkeel-agent -p evenkeel-nvml-stub
-TORCH_CRATES := -p tch-distributed -p evenkeel-trainer
+TORCH_CRATES := -p tch-distributed -p evenkeel-yolo -p evenkeel-trainer
 
 .DEFAULT_GOAL := help
 .PHONY: help build train smoke images workbench workbench-down controller

@@ -17,6 +17,10 @@ const LONGEST_TIMEOUT: Duration = Duration::from_secs(7 * 24 * 3600);
 pub struct Environment {
     /// Rank in the whole job.
     pub rank: u32,
+    /// Rank on this host, which is the index of its GPU.
+    pub local_rank: u32,
+    /// Ranks on this host.
+    pub local_world_size: u32,
     /// Ranks in the job.
     pub world_size: u32,
     /// Rank 0's address and port; absent for a rank that is alone and was given none.
@@ -83,8 +87,12 @@ impl Environment {
         if rank >= world_size {
             return Err(unfit(env::RANK, rank.to_string(), "a rank below `WORLD_SIZE`"));
         }
+        let local_world_size: u32 =
+            optional(&lookup, env::LOCAL_WORLD_SIZE, "a number of ranks from 1")?.unwrap_or(world_size);
         Ok(Self {
             rank,
+            local_rank: optional(&lookup, env::LOCAL_RANK, "a rank from 0")?.unwrap_or(rank),
+            local_world_size: local_world_size.max(1),
             world_size,
             master: if world_size == 1 { None } else { Some(master(&lookup)?) },
             timeout: timeout(&lookup)?,

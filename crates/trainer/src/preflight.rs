@@ -3,7 +3,6 @@
 //! It uses the address and the port that the trainer will use right after it, and gives the port back cleanly.
 
 mod check;
-mod meeting;
 mod nccl;
 mod watchdog;
 
@@ -19,7 +18,8 @@ use tch_distributed::{GlooOptions, Interface, LogLevel, ProcessGroup};
 
 use crate::environment::{self, Device, Environment};
 use crate::events::Events;
-use meeting::Meeting;
+use crate::failure::chain;
+use crate::meeting::{self, Meeting};
 use nccl::Verdict;
 use watchdog::Watchdog;
 
@@ -102,6 +102,7 @@ fn run(environment: &Environment, events: &Events, watchdog: &Watchdog) -> Resul
         rank: environment.rank,
         world_size: environment.world_size,
         timeout: environment.timeout,
+        purpose: "preflight",
     };
     watchdog.enter("meeting the other ranks");
     let meeting = Meeting::join(&place, Instant::now())?;
@@ -185,15 +186,4 @@ fn refuse(events: Option<&Events>, message: &str) -> ExitCode {
         events.emit(&Event::Failure { class: FailureClass::Code, message: message.into() });
     }
     ExitCode::from(2)
-}
-
-/// The error and its causes on one line.
-fn chain(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut cause = error.source();
-    while let Some(error) = cause {
-        text.push_str(&format!(": {error}"));
-        cause = error.source();
-    }
-    text
 }

@@ -27,6 +27,8 @@ pub const PREFLIGHT: &str = "EVENKEEL_PREFLIGHT";
 pub const TIMEOUT: &str = "EVENKEEL_TIMEOUT";
 /// `cuda` or `cpu`: what this rank computes on.
 pub const DEVICE: &str = "EVENKEEL_DEVICE";
+/// Bytes that the tensors of a CPU device may take at most; absent: all there are.
+pub const MEMORY: &str = "EVENKEEL_MEMORY";
 
 /// Variables that a preflight may find out and the agent then sets for the trainer: a way round what does not work here.
 pub const FOUND: [&str; 1] = ["NCCL_P2P_DISABLE"];

@@ -8,7 +8,6 @@ use std::time::{Duration, Instant};
 use evenkeel_wire::FailureClass;
 use tch_distributed::{Error, Interface, Store};
 
-const PREFIX: &str = "evenkeel/preflight";
 /// What rank 0 found when it called the roll.
 const ROLL: &str = "roll";
 /// How much longer than rank 0 the others wait, so that they hear its verdict instead of giving up beside it.
@@ -32,6 +31,8 @@ pub struct Place<'a> {
     pub world_size: u32,
     /// How long to wait for them.
     pub timeout: Duration,
+    /// What they meet for: programs that follow each other on one port must not take each other's keys for their own.
+    pub purpose: &'static str,
 }
 
 /// Why the ranks did not meet.
@@ -115,7 +116,7 @@ impl<'a> Meeting<'a> {
                 source,
             })?
         };
-        let meeting = Self { place: *place, store: store.prefix(PREFIX)? };
+        let meeting = Self { place: *place, store: store.prefix(&format!("evenkeel/{}", place.purpose))? };
         meeting.store.set(&joined(place.rank), b"1")?;
         let deadline = start + place.timeout;
         if place.rank == 0 {

@@ -1,0 +1,149 @@
+//! Native training: one rank of it. The job file says what to train, torchrun's environment with whom, and the output folder what there is
+//! already.
+
+mod failing;
+mod group;
+mod job;
+mod output;
+mod progress;
+mod run;
+mod stop;
+
+use std::process::ExitCode;
+use std::sync::Arc;
+
+use evenkeel_wire::{Event, FailureClass};
+use tch_distributed::LogLevel;
+
+use crate::environment::{self, Environment};
+use crate::events::Events;
+use crate::failure::chain;
+
+/// Exit code of a process that SIGTERM ended, as shells have it.
+const TERMINATED: u8 = 128 + 15;
+
+/// Why a training failed; each kind has its failure class.
+#[derive(Debug, thiserror::Error)]
+enum TrainError {
+    #[error(transparent)]
+    Job(#[from] job::JobError),
+    #[error(transparent)]
+    Group(#[from] group::GroupError),
+    #[error("the data set cannot be used")]
+    Set(#[from] evenkeel_yolo::data::set::SetError),
+    #[error(transparent)]
+    Order(#[from] evenkeel_yolo::data::order::TooFewImages),
+    #[error("{0}")]
+    Data(String),
+    #[error(transparent)]
+    Step(#[from] evenkeel_yolo::step::StepError),
+    #[error(transparent)]
+    Validation(#[from] evenkeel_yolo::validate::ValidationError),
+    #[error("failed to agree with the other ranks")]
+    Team(#[from] tch_distributed::Error),
+    #[error(transparent)]
+    Output(#[from] output::OutputError),
+    #[error("failed to start from the given weights")]
+    Weights(#[from] evenkeel_yolo::weights::Other),
+}
+
+impl TrainError {
+    fn class(&self) -> FailureClass {
+        use evenkeel_yolo::step::StepError;
+        use evenkeel_yolo::validate::ValidationError;
+        match self {
+            Self::Job(_) | Self::Weights(_) => FailureClass::Code,
+            Self::Group(error) => error.class(),
+            Self::Set(_) | Self::Order(_) | Self::Data(_) => FailureClass::Data,
+            Self::Step(StepError::OutOfMemory { .. }) | Self::Validation(ValidationError::OutOfMemory { .. }) => {
+                FailureClass::OutOfMemoryDevice
+            }
+            Self::Step(StepError::Diverged { .. }) => FailureClass::Diverged,
+            Self::Step(StepError::Team { .. }) | Self::Validation(ValidationError::Team(_)) | Self::Team(_) => {
+                FailureClass::Collective
+            }
+            Self::Output(_) => FailureClass::Infrastructure,
+        }
+    }
+
+    /// What a person may do about it, if that is not in the message.
+    fn advice(&self) -> Option<&'static str> {
+        use evenkeel_yolo::step::StepError;
+        match self {
+            Self::Step(StepError::OutOfMemory { .. }) => {
+                Some("a smaller `imgsz`, a lighter model, `args.amp: true` on a GPU, or more memory would help")
+            }
+            Self::Step(StepError::Diverged { .. }) => {
+                Some("try a lower `args.lr0` with an `args.optimizer` of your choice, or `args.amp: false`")
+            }
+            _ => None,
+        }
+    }
+}
+
+/// How a training ended that did not fail.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum End {
+    /// All epochs are done.
+    Done,
+    /// It was asked to end, and left a state to go on from.
+    Stopped,
+}
+
+/// The subcommand.
+pub fn main() -> ExitCode {
+    let lookup = |name: &str| std::env::var(name).ok();
+    let environment = match Environment::read(lookup) {
+        Ok(environment) => environment,
+        Err(error) => {
+            let events = environment::events_fd(lookup).ok().and_then(|fd| Events::new(fd).ok());
+            return refuse(events.as_ref(), &error.to_string());
+        }
+    };
+    let events = match Events::new(environment.events_fd) {
+        Ok(events) => Arc::new(events),
+        Err(error) => return refuse(None, &format!("`EVENKEEL_EVENTS_FD` cannot be written to: {error}")),
+    };
+    let stop = match stop::Stop::listen() {
+        Ok(stop) => stop,
+        Err(error) => return refuse(Some(&events), &format!("failed to listen for SIGTERM: {error}")),
+    };
+    if lookup("TORCH_CPP_LOG_LEVEL").is_none() {
+        // Every failure is told in one line below; libtorch would add a page to it.
+        tch_distributed::set_log_level(LogLevel::Fatal);
+    }
+    let job = match job::Job::read(lookup, &environment) {
+        Ok(job) => job,
+        Err(error) => return refuse(Some(&events), &chain(&error)),
+    };
+    match run::run(&environment, &job, &events, &stop) {
+        Ok(End::Done) => ExitCode::SUCCESS,
+        // Peers stop as well; an orderly exit would wait for them.
+        Ok(End::Stopped) => leave(TERMINATED),
+        Err(error) => {
+            let mut message = chain(&error);
+            if let Some(advice) = error.advice() {
+                message.push_str(&format!("; {advice}"));
+            }
+            eprintln!("evenkeel: {}: {message}", error.class().name());
+            events.emit(&Event::Failure { class: error.class(), message });
+            leave(1)
+        }
+    }
+}
+
+fn refuse(events: Option<&Events>, message: &str) -> ExitCode {
+    eprintln!("evenkeel: {message}");
+    if let Some(events) = events {
+        events.emit(&Event::Failure { class: FailureClass::Code, message: message.into() });
+    }
+    ExitCode::from(2)
+}
+
+/// Ends the process without the orderly end of groups and threads, which would wait for peers that may be gone.
+fn leave(code: u8) -> ! {
+    use std::io::Write;
+    let _ = std::io::stdout().flush();
+    // SAFETY: ends the process; nothing of it runs after this.
+    unsafe { libc::_exit(code.into()) }
+}

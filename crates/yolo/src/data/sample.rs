@@ -1,0 +1,98 @@
+//! One image of a training or a validation, as the network takes it.
+
+use rand::Rng;
+
+use super::augment::{GREY, Scene, affine, colour, mirror, mosaic};
+use super::picture::{Picture, read};
+use super::set::{Entry, Problem, Set};
+use crate::loss::Object;
+use crate::random::{Purpose, generator};
+use crate::settings::Settings;
+
+/// An image and its objects.
+#[derive(Clone, Debug, Default)]
+pub struct Sample {
+    /// Red, green and blue of each pixel, row by row.
+    pub rgb: Vec<u8>,
+    /// Objects, in pixels.
+    pub objects: Vec<Object>,
+    /// Pictures that turned out to be broken; grey stands for them, without objects.
+    pub problems: Vec<Problem>,
+}
+
+/// Training image `number` of an epoch, a square of `side`, by the set's own numbers.
+#[must_use]
+pub fn training(
+    set: &Set,
+    number: u32,
+    side: u32,
+    epoch: u32,
+    seed: u64,
+    with_mosaic: bool,
+    settings: &Settings,
+) -> Sample {
+    let mut chance = generator(Purpose::Augment, seed, epoch, number.into());
+    let mut problems = Vec::new();
+    // Drawn even where mosaics are over, so that the rest is drawn as it was.
+    let joined = chance.random_bool(settings.mosaic) && with_mosaic;
+    let mut of = |number: u32| scene(&set.entries[number as usize], side, &mut problems);
+    let scene = if joined {
+        let last = set.entries.len() as u32;
+        let numbers =
+            [number, chance.random_range(0..last), chance.random_range(0..last), chance.random_range(0..last)];
+        mosaic(numbers.map(&mut of), side, &mut chance)
+    } else {
+        of(number).squared(side)
+    };
+    let mut scene = affine(scene, side, settings, &mut chance);
+    colour(&mut scene.picture, settings, &mut chance);
+    mirror(&mut scene, settings, &mut chance);
+    Sample { rgb: scene.picture.rgb, objects: scene.objects, problems }
+}
+
+/// A validation image: fitted into `side`, in the middle of a grey frame of [`frame`]'s size.
+#[must_use]
+pub fn validation(entry: &Entry, side: u32) -> Sample {
+    let mut problems = Vec::new();
+    let scene = scene(entry, side, &mut problems);
+    let (width, height) = frame(entry, side);
+    let mut canvas = Picture::plain(width, height, GREY);
+    let free = |outer: u32, inner: u32| i64::from((outer - inner) / 2);
+    let (x, y) = (free(width, scene.picture.width), free(height, scene.picture.height));
+    canvas.paste(&scene.picture, x, y);
+    let moved = |mut object: Object| {
+        for (corner, by) in object.corners.iter_mut().zip([x, y, x, y]) {
+            *corner += by as f32;
+        }
+        object
+    };
+    Sample { rgb: canvas.rgb, objects: scene.objects.into_iter().map(moved).collect(), problems }
+}
+
+/// Width and height of a validation image in the network: the fitted picture's, up to the multiple of 32 that leaves half a cell of the
+/// coarsest grid free, as the official validator pads.
+#[must_use]
+pub fn frame(entry: &Entry, side: u32) -> (u32, u32) {
+    let (width, height) = super::picture::fitted(entry.width, entry.height, side);
+    let padded = |length: u32| (length + 16).div_ceil(32) * 32;
+    (padded(width), padded(height))
+}
+
+/// A picture with its longer side made `side`, and its objects in pixels.
+fn scene(entry: &Entry, side: u32, problems: &mut Vec<Problem>) -> Scene {
+    let picture = match read(&entry.path) {
+        Ok(picture) => picture.fitted(side),
+        Err(error) => {
+            problems.push(Problem { path: entry.path.clone(), why: error.to_string(), skipped: true });
+            let (width, height) = super::picture::fitted(entry.width, entry.height, side);
+            return Scene { picture: Picture::plain(width, height, GREY), objects: Vec::new() };
+        }
+    };
+    let (width, height) = (picture.width as f32, picture.height as f32);
+    let object = |label: &super::label::Label| {
+        let [x, y, w, h] = label.area;
+        let corners = [(x - w / 2.0) * width, (y - h / 2.0) * height, (x + w / 2.0) * width, (y + h / 2.0) * height];
+        Object { class: label.class.into(), corners }
+    };
+    Scene { objects: entry.labels.iter().map(object).collect(), picture }
+}

@@ -1,0 +1,108 @@
+//! The ranks that train together, or one that is alone.
+
+use tch::{Device, Kind, Tensor};
+use tch_distributed::{ProcessGroup, ReduceOp, Result};
+
+/// What ranks do together. Every rank calls the same in the same order; alone, nothing is sent.
+#[derive(Debug)]
+pub struct Team {
+    host: Option<ProcessGroup>,
+    device: Option<ProcessGroup>,
+}
+
+impl Team {
+    /// One rank.
+    #[must_use]
+    pub fn alone() -> Self {
+        Self { host: None, device: None }
+    }
+
+    /// Ranks that are connected: by `host` for tensors in the host's memory, and by `device` for those on GPUs.
+    #[must_use]
+    pub fn new(host: ProcessGroup, device: Option<ProcessGroup>) -> Self {
+        Self { host: Some(host), device }
+    }
+
+    /// This rank.
+    #[must_use]
+    pub fn rank(&self) -> u32 {
+        self.host.as_ref().map_or(0, ProcessGroup::rank)
+    }
+
+    /// Number of ranks.
+    #[must_use]
+    pub fn size(&self) -> u32 {
+        self.host.as_ref().map_or(1, ProcessGroup::world_size)
+    }
+
+    /// Replaces a contiguous tensor on every rank by the sum over all.
+    ///
+    /// # Errors
+    ///
+    /// A peer is lost or late, or the tensor is where no group is.
+    pub fn sum(&self, tensor: &mut Tensor) -> Result<()> {
+        let group = if tensor.device() == Device::Cpu { &self.host } else { &self.device };
+        match group {
+            Some(group) => group.all_reduce(tensor, ReduceOp::Sum)?.wait(),
+            None => Ok(()),
+        }
+    }
+
+    /// The largest of every value over all ranks.
+    ///
+    /// # Errors
+    ///
+    /// A peer is lost or late.
+    pub fn largest(&self, values: &[i64]) -> Result<Vec<i64>> {
+        let Some(group) = &self.host else { return Ok(values.to_vec()) };
+        let mut tensor = Tensor::from_slice(values);
+        group.all_reduce(&mut tensor, ReduceOp::Max)?.wait()?;
+        Ok(Vec::try_from(tensor).expect("a vector of i64"))
+    }
+
+    /// What every rank has to say, by rank.
+    ///
+    /// # Errors
+    ///
+    /// A peer is lost or late.
+    pub fn gather(&self, bytes: &[u8]) -> Result<Vec<Vec<u8>>> {
+        let Some(group) = &self.host else { return Ok(vec![bytes.to_vec()]) };
+        let mut lengths = vec![0; self.size() as usize];
+        lengths[self.rank() as usize] = bytes.len() as i64;
+        let mut all = Vec::new();
+        for (rank, length) in (0..).zip(self.largest(&lengths)?) {
+            let mut tensor = if rank == self.rank() {
+                Tensor::from_slice(bytes)
+            } else {
+                Tensor::zeros([length], (Kind::Uint8, Device::Cpu))
+            };
+            if length > 0 {
+                group.broadcast(&mut tensor, rank)?.wait()?;
+            }
+            all.push(Vec::try_from(tensor).expect("a vector of bytes"));
+        }
+        Ok(all)
+    }
+
+    /// Whether all ranks have the same value.
+    ///
+    /// # Errors
+    ///
+    /// A peer is lost or late.
+    pub fn agrees(&self, value: u64) -> Result<bool> {
+        // One bit less, so that the negative exists as well.
+        let value = (value >> 1) as i64;
+        let ends = self.largest(&[value, -value])?;
+        Ok(ends[0] == -ends[1])
+    }
+
+    /// Ends the groups, once all ranks are here.
+    ///
+    /// # Errors
+    ///
+    /// A peer is lost or late.
+    pub fn leave(self) -> Result<()> {
+        self.largest(&[0])?;
+        [self.device, self.host].into_iter().flatten().try_for_each(ProcessGroup::shutdown)
+    }
+}
