@@ -13,6 +13,7 @@ use std::process::ExitCode;
 use std::sync::Arc;
 
 use evenkeel_wire::{Event, FailureClass};
+use evenkeel_yolo::memory::attempt;
 use tch_distributed::LogLevel;
 
 use crate::environment::{self, Environment};
@@ -43,6 +44,8 @@ enum TrainError {
     Team(#[from] tch_distributed::Error),
     #[error(transparent)]
     Output(#[from] output::OutputError),
+    #[error("the model and what belongs to it do not fit into memory")]
+    Memory(#[from] evenkeel_yolo::memory::OutOfMemory),
     #[error("failed to start from the given weights")]
     Weights(#[from] evenkeel_yolo::weights::Other),
 }
@@ -55,9 +58,9 @@ impl TrainError {
             Self::Job(_) | Self::Weights(_) => FailureClass::Code,
             Self::Group(error) => error.class(),
             Self::Set(_) | Self::Order(_) | Self::Data(_) => FailureClass::Data,
-            Self::Step(StepError::OutOfMemory { .. }) | Self::Validation(ValidationError::OutOfMemory { .. }) => {
-                FailureClass::OutOfMemoryDevice
-            }
+            Self::Memory(_)
+            | Self::Step(StepError::OutOfMemory { .. })
+            | Self::Validation(ValidationError::OutOfMemory { .. }) => FailureClass::OutOfMemoryDevice,
             Self::Step(StepError::Diverged { .. }) => FailureClass::Diverged,
             Self::Step(StepError::Team { .. }) | Self::Validation(ValidationError::Team(_)) | Self::Team(_) => {
                 FailureClass::Collective
@@ -69,8 +72,11 @@ impl TrainError {
     /// What a person may do about it, if that is not in the message.
     fn advice(&self) -> Option<&'static str> {
         use evenkeel_yolo::step::StepError;
+        use evenkeel_yolo::validate::ValidationError;
         match self {
-            Self::Step(StepError::OutOfMemory { .. }) => {
+            Self::Memory(_)
+            | Self::Step(StepError::OutOfMemory { .. })
+            | Self::Validation(ValidationError::OutOfMemory { .. }) => {
                 Some("a smaller `imgsz`, a lighter model, `args.amp: true` on a GPU, or more memory would help")
             }
             Self::Step(StepError::Diverged { .. }) => {
@@ -116,7 +122,9 @@ pub fn main() -> ExitCode {
         Ok(job) => job,
         Err(error) => return refuse(Some(&events), &chain(&error)),
     };
-    match run::run(&environment, &job, &events, &stop) {
+    // Steps and validations recover by themselves; this is for what comes before and between.
+    let outcome = attempt(|| run::run(&environment, &job, &events, &stop)).unwrap_or_else(|error| Err(error.into()));
+    match outcome {
         Ok(End::Done) => ExitCode::SUCCESS,
         // Peers stop as well; an orderly exit would wait for them.
         Ok(End::Stopped) => leave(TERMINATED),

@@ -2,86 +2,25 @@
 
 // Limits of time are wide: the machine may be busy with other builds, and a rank loads 450 MB of libtorch first.
 
-use std::fs::File;
+mod support;
+
 use std::net::{TcpListener, TcpStream};
 use std::path::Path;
-use std::process::{Child, Command, Output, Stdio};
+use std::process::Command;
+use std::thread;
 use std::time::{Duration, Instant};
-use std::{fs, thread};
 
 use evenkeel_wire::{Event, FailureClass};
+use support::{Rank, free_port};
 use tch_distributed::Store;
 
-struct Ended {
-    code: Option<i32>,
-    stdout: String,
-    stderr: String,
-    events: Vec<Event>,
-}
-
-impl Ended {
-    fn failure(&self) -> (FailureClass, &str) {
-        match self.events.last() {
-            Some(Event::Failure { class, message }) => (*class, message),
-            other => panic!("not a failure: {other:?}\n{}{}", self.stdout, self.stderr),
-        }
-    }
-}
-
-struct Rank {
-    child: Child,
-    events: std::path::PathBuf,
-    _dir: tempfile::TempDir,
-}
-
-impl Rank {
-    fn end(self) -> Ended {
-        let Output { status, stdout, stderr } = self.child.wait_with_output().expect("our child");
-        let text = fs::read_to_string(&self.events).expect("events");
-        let events = text.lines().map(|line| serde_json::from_str(line).expect("an event")).collect();
-        let text = |bytes: Vec<u8>| String::from_utf8(bytes).expect("text");
-        Ended { code: status.code(), stdout: text(stdout), stderr: text(stderr), events }
-    }
-}
-
-/// A port that nobody listens on now.
-fn free_port() -> u16 {
-    TcpListener::bind(("127.0.0.1", 0)).and_then(|listener| listener.local_addr()).expect("a port").port()
-}
-
 fn start(variables: &[(&str, &str)]) -> Rank {
-    let dir = tempfile::tempdir().expect("a folder");
-    let events = dir.path().join("events");
-    File::create(&events).expect("writable");
-    // The shell opens the descriptor that the program inherits.
-    let child = Command::new("sh")
-        .args(["-c", r#"exec "$0" preflight 7>>"$1""#, env!("CARGO_BIN_EXE_evenkeel-trainer")])
-        .arg(&events)
-        .env_clear()
-        .env("PATH", std::env::var_os("PATH").unwrap_or_default())
-        .env("LD_LIBRARY_PATH", std::env::var_os("LD_LIBRARY_PATH").unwrap_or_default())
-        .env("EVENKEEL_EVENTS_FD", "7")
-        .envs(variables.iter().copied())
-        .stdin(Stdio::null())
-        .stdout(Stdio::piped())
-        .stderr(Stdio::piped())
-        .spawn()
-        .expect("a shell");
-    Rank { child, events, _dir: dir }
+    support::start("preflight", variables)
 }
 
 fn rank(rank: u32, world_size: u32, port: u16, timeout: &str, more: &[(&str, &str)]) -> Rank {
-    let (rank, world_size, port) = (rank.to_string(), world_size.to_string(), port.to_string());
-    let mut variables = vec![
-        ("RANK", rank.as_str()),
-        ("LOCAL_RANK", rank.as_str()),
-        ("WORLD_SIZE", world_size.as_str()),
-        ("MASTER_ADDR", "127.0.0.1"),
-        ("MASTER_PORT", port.as_str()),
-        ("EVENKEEL_TIMEOUT", timeout),
-    ];
-    variables.extend(more);
-    start(&variables)
+    let more: Vec<_> = more.iter().copied().chain([("EVENKEEL_TIMEOUT", timeout)]).collect();
+    support::rank("preflight", rank, world_size, port, &more)
 }
 
 #[test]

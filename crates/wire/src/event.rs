@@ -86,10 +86,23 @@ pub enum Event {
         terms: BTreeMap<String, f64>,
         /// Learning rate of the first parameter group.
         lr: f64,
-        /// Peak memory so far: the CUDA allocator's reserved bytes, resident bytes on a CPU device.
+        /// Peak memory so far: the CUDA allocator's reserved bytes, resident bytes on a CPU device,
+        /// or those of its tensors where these have a cap.
         memory_bytes: Option<u64>,
         /// Wall time of the step in milliseconds.
         time_ms: f64,
+    },
+    /// A micro-batch did not fit into a device's memory; the step was repeated with smaller ones, which are kept from here on. Told by the
+    /// rank that ran out.
+    SteppedDown {
+        /// Optimizer step, from 0.
+        step: u64,
+        /// Images of the largest micro-batch before.
+        from: u32,
+        /// And after.
+        to: u32,
+        /// What the framework said.
+        message: String,
     },
     /// The validation of an epoch ended; numbers by the names people know (`metrics/mAP50(B)`).
     Metrics {

@@ -31,12 +31,22 @@ pub struct TrainerJob {
     pub target_batch: u32,
     /// Micro-batches of one optimizer step, by rank: Σ over all is T.
     pub micro_batches: Vec<Vec<u32>>,
+    /// From these optimizer steps on, micro-batches of at most so many images: how a run that stepped down is repeated.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub micro_from_step: BTreeMap<u64, u32>,
+    /// Whether a trainer that runs out of memory may go on with smaller micro-batches.
+    #[serde(default = "yes")]
+    pub step_down: bool,
     /// Folder for what the trainer leaves behind.
     pub output: String,
     /// At most this many training and validation images; absent: all (a quick look uses few).
     pub max_images: Option<u32>,
     /// The trainer's own settings (`lr0`, `mosaic`, `amp`, ...), as JSON values.
     pub args: BTreeMap<String, Value>,
+}
+
+fn yes() -> bool {
+    true
 }
 
 /// A YOLO-format data set, resolved by the controller: folders, image files or lists of image files.

@@ -6,11 +6,12 @@ use std::collections::BTreeMap;
 use std::error::Error;
 use std::path::Path;
 
+use evenkeel_yolo::checkpoint::{self, Value};
 use evenkeel_yolo::loss::{Assignment, Gains, Object, Objects, loss};
 use evenkeel_yolo::metric::Tally;
 use evenkeel_yolo::network::Network;
 use evenkeel_yolo::nms::Detection;
-use evenkeel_yolo::{checkpoint, weights};
+use evenkeel_yolo::weights;
 use tch::{Device, Kind, Tensor};
 
 fn main() -> Result<(), Box<dyn Error>> {
@@ -33,6 +34,7 @@ fn main() -> Result<(), Box<dyn Error>> {
             other => return Err(format!("unknown mode `{other}`").into()),
         }
     };
+    let out: Vec<Value> = out.iter().map(|(name, tensor)| Value::of(name, tensor)).collect();
     checkpoint::write(Path::new(output), &out, &BTreeMap::new(), false)?;
     Ok(())
 }

@@ -53,7 +53,28 @@ pub struct Checkpoint {
     pub texts: BTreeMap<String, String>,
 }
 
-/// Writes tensors, as f32, and texts to a file. What was there before is there until the new file is complete on the disk; with `keep` it
+/// A tensor's name, shape and values, apart from the tensor, which may go on changing.
+#[derive(Clone, Debug)]
+pub struct Value {
+    name: String,
+    shape: Vec<usize>,
+    bytes: Vec<u8>,
+}
+
+impl Value {
+    /// The values that a tensor has now, as f32.
+    #[must_use]
+    pub fn of(name: impl Into<String>, tensor: &Tensor) -> Self {
+        let shape = tensor.size().iter().map(|length| *length as usize).collect();
+        Self { name: name.into(), shape, bytes: weights::bytes(tensor) }
+    }
+
+    fn view(&self) -> TensorView<'_> {
+        TensorView::new(Dtype::F32, self.shape.clone(), &self.bytes).expect("four bytes a value")
+    }
+}
+
+/// Writes values and texts to a file. What was there before is there until the new file is complete on the disk; with `keep` it
 /// then stays beside it, see [`previous`].
 ///
 /// # Errors
@@ -61,26 +82,17 @@ pub struct Checkpoint {
 /// [`CheckpointError::Write`]; the old file is as it was.
 pub fn write(
     path: &Path,
-    tensors: &[(String, Tensor)],
+    values: &[Value],
     texts: &BTreeMap<String, String>,
     keep: bool,
 ) -> Result<(), CheckpointError> {
     let failed = |source| CheckpointError::Write { path: path.to_owned(), source };
-    let values: Vec<(&str, Vec<usize>, Vec<u8>)> = tensors
-        .iter()
-        .map(|(name, tensor)| {
-            let shape = tensor.size().iter().map(|length| *length as usize).collect();
-            (name.as_str(), shape, weights::bytes(tensor))
-        })
-        .collect();
-    let views: Vec<(&str, TensorView<'_>)> = values
-        .iter()
-        .map(|(name, shape, bytes)| {
-            (*name, TensorView::new(Dtype::F32, shape.clone(), bytes).expect("four bytes a value"))
-        })
-        .collect();
+    let views: Vec<(&str, TensorView<'_>)> = values.iter().map(|value| (value.name.as_str(), value.view())).collect();
     let mut metadata: HashMap<String, String> = texts.clone().into_iter().collect();
-    metadata.insert(CHECKSUM.to_owned(), checksum(values.iter().map(|(name, _, bytes)| (*name, bytes.as_slice()))));
+    metadata.insert(
+        CHECKSUM.to_owned(),
+        checksum(values.iter().map(|value| (value.name.as_str(), value.bytes.as_slice()))),
+    );
     let bytes = safetensors::serialize(views, &Some(metadata)).map_err(|error| failed(io::Error::other(error)))?;
     let temporary = beside(path, ".part");
     let written = File::create(&temporary).and_then(|mut file| {
@@ -192,8 +204,8 @@ pub(crate) fn hex(bytes: &[u8]) -> String {
 mod tests {
     use super::*;
 
-    fn of(value: f32) -> Vec<(String, Tensor)> {
-        vec![("a".into(), Tensor::from_slice(&[value, 2.0]).view([1, 2])), ("b".into(), Tensor::from(3.0_f32))]
+    fn of(value: f32) -> Vec<Value> {
+        vec![Value::of("a", &Tensor::from_slice(&[value, 2.0]).view([1, 2])), Value::of("b", &Tensor::from(3.0_f32))]
     }
 
     #[test]

@@ -2,7 +2,7 @@
 //! told from every other panic.
 
 use std::any::Any;
-use std::cell::Cell;
+use std::cell::{Cell, RefCell};
 use std::panic::{self, AssertUnwindSafe};
 use std::sync::Once;
 
@@ -12,8 +12,10 @@ use std::sync::Once;
 pub struct OutOfMemory(pub String);
 
 thread_local! {
-    /// Whether this thread is inside [`attempt`], where a panic is not the program's end.
+    /// Whether this thread is inside [`attempt`], where a panic need not be the program's end.
     static ATTEMPTING: Cell<bool> = const { Cell::new(false) };
+    /// Where it last panicked there.
+    static WHERE: RefCell<String> = const { RefCell::new(String::new()) };
 }
 
 /// Runs `work`, which may run out of memory at any tensor operation. Tensors that it made are freed on the way out; what it changed in place
@@ -35,8 +37,10 @@ pub fn attempt<T>(work: impl FnOnce() -> T) -> Result<T, OutOfMemory> {
     outcome.or_else(|payload| match message(&*payload) {
         Some(text) if is_out_of_memory(text) => Err(OutOfMemory(first_line(text))),
         other => {
-            // The hook was silent about it.
-            eprintln!("panic: {}", other.unwrap_or("without a message"));
+            // The hook was silent about it. The outermost attempt tells it, once.
+            if !before {
+                eprintln!("panicked at {}: {}", WHERE.take(), other.unwrap_or("no message"));
+            }
             panic::resume_unwind(payload)
         }
     })
@@ -65,7 +69,9 @@ fn quiet_while_attempting() {
     ONCE.call_once(|| {
         let usual = panic::take_hook();
         panic::set_hook(Box::new(move |info| {
-            if !ATTEMPTING.get() {
+            if ATTEMPTING.get() {
+                WHERE.set(info.location().map_or(String::new(), ToString::to_string));
+            } else {
                 usual(info);
             }
         }));

@@ -55,8 +55,18 @@ impl Cut {
     /// `None` where the largest has one image.
     #[must_use]
     pub fn smaller(&self) -> Option<Self> {
+        self.at_most(self.largest() / 2)
+    }
+
+    /// The same images on every rank in micro-batches of at most `limit`: those of ranks that have larger ones become as large as they can,
+    /// on all ranks alike. `None` for a limit of 0.
+    #[must_use]
+    pub fn at_most(&self, limit: u32) -> Option<Self> {
+        if self.largest() <= limit {
+            return Some(self.clone());
+        }
         let shares: Vec<u32> = (0..).zip(&self.0).map(|(rank, _)| self.share(rank)).collect();
-        let size = (1..=self.largest() / 2).rev().find(|size| shares.iter().all(|share| share % size == 0))?;
+        let size = (1..=limit).rev().find(|size| shares.iter().all(|share| share % size == 0))?;
         let cut = |own: &Vec<u32>, share: u32| {
             let small = own.iter().all(|images| *images <= size);
             if small { own.clone() } else { vec![size; (share / size) as usize] }
@@ -170,11 +180,12 @@ impl Training {
     pub fn new(mut network: Network, schedule: Schedule, settings: &Settings, cut: Cut, may_step_down: bool) -> Self {
         let parameters = network.parameters.size1().expect("flat");
         let (_, channels) = network.statistics.size2().expect("means and variances");
+        // In this order, what is only needed on the way never exceeds what stays.
+        let average = Average::new(&network);
         let sum = Sum::new(parameters, channels, network.device(), settings.reduce == Reduction::Exact);
         network.prepare_gradients(sum.gradients());
         let optimizer = Optimizer::new(&schedule, settings.weight_decay, &network);
         let scaler = (settings.amp && network.device() != Device::Cpu).then(Scaler::default);
-        let average = Average::new(&network);
         let settings = settings.clone();
         Self { network, average, optimizer, schedule, sum, cut, may_step_down, scaler, probe: None, settings }
     }
@@ -399,6 +410,8 @@ mod tests {
         assert_eq!(smaller(&[&[7], &[14]]), Some(vec![vec![7], vec![7; 2]]));
         assert_eq!(smaller(&[&[5]]), Some(vec![vec![1; 5]]));
         assert_eq!(smaller(&[&[1], &[1]]), None);
+        assert_eq!(Cut(vec![vec![16], vec![8; 2]]).at_most(8), Some(Cut(vec![vec![8; 2], vec![8; 2]])));
+        assert_eq!(Cut(vec![vec![4]]).at_most(8), Some(Cut(vec![vec![4]])));
     }
 
     #[test]

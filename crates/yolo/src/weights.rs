@@ -50,12 +50,12 @@ pub fn transfer(network: &Network, weights: &BTreeMap<String, Tensor>) -> Result
     if set == 0 { Err(Other("none has a name and a shape of this one".into())) } else { Ok((set, all)) }
 }
 
-/// A tensor's values row by row, as f32 in little-endian order.
+/// A tensor's values row by row, as f32 in little-endian order, in memory that no device's cap counts.
 #[must_use]
 pub fn bytes(tensor: &Tensor) -> Vec<u8> {
     let _guard = tch::no_grad_guard();
     let tensor = tensor.detach().to_device(Device::Cpu).to_kind(Kind::Float).contiguous();
-    let mut values = vec![0_f32; tensor.numel()];
-    tensor.copy_data(&mut values, tensor.numel());
-    values.iter().flat_map(|value| value.to_le_bytes()).collect()
+    let mut bytes = vec![0; 4 * tensor.numel()];
+    tensor.copy_data_u8(&mut bytes, tensor.numel());
+    bytes
 }

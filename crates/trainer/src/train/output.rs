@@ -8,8 +8,7 @@ use std::sync::Arc;
 use std::thread::JoinHandle;
 
 use evenkeel_wire::Event;
-use evenkeel_yolo::checkpoint::{self, Checkpoint, CheckpointError};
-use tch::Tensor;
+use evenkeel_yolo::checkpoint::{self, Checkpoint, CheckpointError, Value};
 
 use crate::events::Events;
 
@@ -37,8 +36,8 @@ pub enum OutputError {
 pub struct File {
     /// Name in the output folder.
     pub name: &'static str,
-    /// Its tensors, which nobody else changes.
-    pub tensors: Vec<(String, Tensor)>,
+    /// Its tensors' values.
+    pub values: Vec<Value>,
     /// Texts beside them.
     pub texts: BTreeMap<String, String>,
 }
@@ -77,8 +76,8 @@ impl Output {
     }
 
     /// A file of the state.
-    pub fn state_file(tensors: Vec<(String, Tensor)>, texts: BTreeMap<String, String>) -> File {
-        File { name: STATE, tensors, texts }
+    pub fn state_file(values: Vec<Value>, texts: BTreeMap<String, String>) -> File {
+        File { name: STATE, values, texts }
     }
 
     /// Begins to write files, in their order, and to tell `event` once they are on the disk. Waits for what is still being written.
@@ -91,7 +90,7 @@ impl Output {
         let (folder, events) = (self.folder.clone(), events.clone());
         self.writing = Some(std::thread::spawn(move || {
             for file in files {
-                checkpoint::write(&folder.join(file.name), &file.tensors, &file.texts, file.name == STATE)?;
+                checkpoint::write(&folder.join(file.name), &file.values, &file.texts, file.name == STATE)?;
             }
             if let Some(event) = event {
                 events.emit(&event);

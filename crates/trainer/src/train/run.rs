@@ -8,7 +8,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use evenkeel_wire::Event;
-use evenkeel_yolo::checkpoint::Checkpoint;
+use evenkeel_yolo::checkpoint::{Checkpoint, Value};
 use evenkeel_yolo::data::loader::{Loader, Wanted};
 use evenkeel_yolo::data::order::Order;
 use evenkeel_yolo::data::sample;
@@ -187,7 +187,7 @@ impl<'a> Run<'a> {
         if team.rank() == 0 {
             tell_start(job, &schedule, &sets, &order);
         }
-        let training = Training::new(network, schedule, settings, job.cut.clone(), true);
+        let training = Training::new(network, schedule, settings, job.cut.clone(), job.told.step_down);
         let output = if team.rank() == 0 { Some(Output::open(Path::new(&job.told.output))?) } else { None };
         let now = Instant::now();
         let mut run = Self {
@@ -338,7 +338,7 @@ impl<'a> Run<'a> {
 
     fn state_file(&self) -> File {
         let progress = serde_json::to_string(&self.progress()).expect("plain data");
-        Output::state_file(copies(self.tensors()), BTreeMap::from([("progress".to_owned(), progress)]))
+        Output::state_file(values(&self.tensors()), BTreeMap::from([("progress".to_owned(), progress)]))
     }
 
     /// The averaged weights, with what somebody needs to use them.
@@ -351,7 +351,7 @@ impl<'a> Run<'a> {
             ("epoch", (self.epoch()).to_string()),
         ];
         let texts = texts.into_iter().map(|(name, text)| (name.to_owned(), text)).collect();
-        File { name, tensors: copies(self.training.average.network.variables()), texts }
+        File { name, values: values(&self.training.average.network.variables()), texts }
     }
 
     // -- steps ----------------------------------------------------------------------------------------------------------
@@ -371,6 +371,9 @@ impl<'a> Run<'a> {
                 self.events.emit(&Event::Note { message: format!("grey stands for {}", described(problem)) });
             }
             self.current.set(self.step);
+            if let Some(limit) = self.job.told.micro_from_step.get(&self.step) {
+                self.training.cut = self.training.cut.at_most(*limit).unwrap_or_else(|| self.training.cut.clone());
+            }
             let report = self.training.step(self.step, &batch, self.team, stop.asked())?;
             self.tell(&report, began.elapsed());
             self.step += 1;
@@ -443,16 +446,14 @@ impl<'a> Run<'a> {
 
     fn tell(&self, report: &Report, time: Duration) {
         for down in &report.step_downs {
-            let why = down.message.as_ref().map_or(String::new(), |why| format!(": {why}"));
-            let message = format!(
-                "rank {} ran out of memory in step {}{why}; micro-batches of {} became {}, the step was repeated",
+            // The rank itself knows the reason, and tells it for all.
+            let Some(message) = &down.message else { continue };
+            println!(
+                "rank {} ran out of memory in step {}: {message}; micro-batches of {} became {}, the step is repeated",
                 down.rank, self.step, down.from, down.to
             );
-            // The rank itself knows the reason; of the others one is enough.
-            if down.message.is_some() {
-                println!("{message}");
-                self.events.emit(&Event::Note { message });
-            }
+            let (step, message) = (self.step, message.clone());
+            self.events.emit(&Event::SteppedDown { step, from: down.from, to: down.to, message });
         }
         let terms = ["box_loss", "cls_loss", "dfl_loss"].into_iter().zip(report.terms);
         self.events.emit(&Event::Step {
@@ -464,7 +465,7 @@ impl<'a> Run<'a> {
             loss: Some(report.loss),
             terms: terms.map(|(name, value)| (name.to_owned(), value)).collect(),
             lr: report.rates.weights,
-            memory_bytes: peak_memory(),
+            memory_bytes: peak_memory(self.job),
             time_ms: time.as_secs_f64() * 1e3,
         });
     }
@@ -620,13 +621,15 @@ fn tell_start(job: &Job, schedule: &Schedule, sets: &Sets, order: &Order) {
     );
 }
 
-fn copies(tensors: Vec<(String, Tensor)>) -> Vec<(String, Tensor)> {
-    let _guard = tch::no_grad_guard();
-    tensors.into_iter().map(|(name, tensor)| (name, tensor.detach().to_device(tch::Device::Cpu).copy())).collect()
+fn values(tensors: &[(String, Tensor)]) -> Vec<Value> {
+    tensors.iter().map(|(name, tensor)| Value::of(name, tensor)).collect()
 }
 
-/// The most bytes of memory that this process ever had, on a CPU device.
-fn peak_memory() -> Option<u64> {
+/// The most bytes of memory that this process ever had, on a CPU device; of tensors alone, where these have a cap.
+fn peak_memory(job: &Job) -> Option<u64> {
+    if job.memory.is_some() {
+        return Some(evenkeel_allocator::usage().peak);
+    }
     let status = std::fs::read_to_string("/proc/self/status").ok()?;
     let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:"))?;
     line.trim().strip_suffix("kB")?.trim().parse::<u64>().ok().map(|kib| kib * 1024)
