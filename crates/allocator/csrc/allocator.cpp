@@ -89,7 +89,7 @@ class Counting final : public c10::Allocator {
     TORCH_CHECK_WITH(OutOfMemoryError, wanted < SIZE_MAX / 2, "CPU device out of memory: tried to allocate ", wanted, " bytes");
     size_t bytes = rounded(wanted + kAlignment);
     std::unique_lock<std::mutex> guard(lock_);
-    if (failing_ > 0 && wanted >= kTiny && --failing_ == 0) {
+    if (failing_ > 0 && --failing_ == 0) {
       guard.unlock();
       refuse(wanted, "on purpose, for a test");
     }

@@ -38,7 +38,7 @@ pub fn usage() -> Usage {
     Usage { in_use, peak, kept }
 }
 
-/// Lets so many more allocations of 4 KiB and above succeed, and the one after them fail, once: for tests of what happens then.
+/// Lets so many more allocations succeed, and the one after them fail, once, however small it is: for tests of what happens then.
 pub fn fail_after(allocations: u64) {
     // SAFETY: sets a number under the allocator's lock.
     unsafe { ek_allocator_fail_after(allocations) }
