@@ -7,12 +7,12 @@ EVENKEEL := target/release/evenkeel
 
 # What needs no libtorch, and is built and tested on the host. The rest is tested inside the builder image.
 HOST_CRATES := -p evenkeel -p evenkeel-wire -p evenkeel-agent -p evenkeel-nvml-stub
-TORCH_CRATES := -p tch-distributed -p evenkeel-yolo -p evenkeel-trainer
+TORCH_CRATES := -p tch-distributed -p evenkeel-allocator -p evenkeel-yolo -p evenkeel-trainer
 
 .DEFAULT_GOAL := help
 .PHONY: help build train smoke images workbench workbench-down controller
-.PHONY: test test-lint test-host test-torch test-torch-plain test-ddp-python test-docker test-training test-workbench
-.PHONY: test-gpu check-memory check-long deny bench bench-ddp clean
+.PHONY: test test-lint test-host test-torch test-torch-plain test-ddp-python test-official test-docker test-training test-workbench
+.PHONY: test-gpu check-memory check-long deny bench bench-ddp bench-native clean
 
 help: ## This list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-16s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -31,7 +31,7 @@ smoke: build data/shapes/data.yaml ## A quick look: one epoch on a few images
 	$(EVENKEEL) train $(JOB) --smoke $(ARGS)
 
 images: build ## All images that training needs
-	$(EVENKEEL) image build builder ultralytics
+	$(EVENKEEL) image build builder worker ultralytics
 
 workbench: build ## Jupyter and SSH in the training image
 	image=$$($(EVENKEEL) image build workbench) && EVENKEEL_WORKBENCH_IMAGE=$$image compose/workbench.sh up
@@ -42,7 +42,7 @@ workbench-down: ## The workbench, ended
 controller: ## Without Rust, by Docker alone: make controller ARGS='train jobs/shapes.yaml'
 	compose/controller.sh $(if $(ARGS),$(ARGS),--help)
 
-test: test-lint test-host test-torch test-ddp-python test-docker test-training test-workbench ## Everything that a machine without a GPU can check
+test: test-lint test-host test-torch test-ddp-python test-official test-docker test-training test-workbench ## Everything that a machine without a GPU can check
 
 test-lint: ## Format and lints
 	$(CARGO) fmt --all --check
@@ -86,11 +86,13 @@ test-gpu: build ## NCCL on your own GPUs: preflight and every collective; writes
 	@tests/gpu.sh
 
 # Images are printed in the order they are asked for.
-DDP_PYTHON := images=$$($(CARGO) run --quiet --locked -- image build builder ultralytics) && \
-	crates/tch-distributed/tests/python/run.sh $$images
+BESIDE_PYTHON := images=$$($(CARGO) run --quiet --locked -- image build builder ultralytics) && tests/beside-python.sh $$images
 
 test-ddp-python: ## Our DDP against Python's, and together with it, in one container
-	$(DDP_PYTHON) beside_python check.py
+	$(BESIDE_PYTHON) crates/tch-distributed beside_python check.py
+
+test-official: ## Our network, loss and metric against the official package's
+	$(BESIDE_PYTHON) crates/yolo beside_official official.py
 
 test-docker: ## Containers on a real engine, as this user and as another one
 	$(CARGO) test --locked --no-run --test docker --test image
@@ -101,7 +103,7 @@ test-docker: ## Containers on a real engine, as this user and as another one
 	tests/as-other-user.sh "$$(printf '%s\n' "$$built" | sed -n 's/.*(\(target[^)]*\))$$/\1/p')" target/debug/evenkeel
 
 test-training: ## Trainings of a few minutes in the image that people train in
-	images=$$($(CARGO) run --quiet --locked -- image build debian ultralytics) && \
+	images=$$($(CARGO) run --quiet --locked -- image build debian worker ultralytics) && \
 	EVENKEEL_TEST_ENGINE=required EVENKEEL_TEST_IMAGE=$${images%%[[:space:]]*} \
 	$(CARGO) test --locked --test training -- --test-threads 1 --nocapture
 
@@ -113,7 +115,7 @@ test-workbench: ## The workbench through its ports, and the compose files
 check-long: ## What takes long, whole: make test runs samples of it
 	EVENKEEL_TEST_LONG=1 $(MAKE) test-torch-plain check-memory test-docker test-training test-workbench
 	$(CARGO) test --locked --test image -- --ignored --nocapture
-	$(MAKE) bench bench-ddp deny
+	$(MAKE) bench bench-ddp bench-native deny
 
 bench: build ## Overhead and logs against the docker command, as ratios of one run
 	image=$$($(EVENKEEL) image build debian) && export EVENKEEL_TEST_IMAGE=$$image && \
@@ -121,7 +123,11 @@ bench: build ## Overhead and logs against the docker command, as ratios of one r
 
 bench-ddp: ## Our DDP against Python's: steps a second, hidden communication; DEVICE=cuda on two GPUs
 	OUTPUT=$(CURDIR)/target/bench DOCKER_ARGS="--env EVENKEEL_BENCH_PAIRS --env EVENKEEL_BENCH_STEPS $(if $(filter cuda,$(DEVICE)),--gpus all)" && \
-	export OUTPUT DOCKER_ARGS && $(DDP_PYTHON) bench_ddp bench.py $(or $(DEVICE),cpu)
+	export OUTPUT DOCKER_ARGS && $(BESIDE_PYTHON) crates/tch-distributed bench_ddp bench.py $(or $(DEVICE),cpu)
+
+bench-native: ## The native trainer against the official one: images a second, time to the first step; DEVICE=cuda on a GPU
+	OUTPUT=$(CURDIR)/target/bench DOCKER_ARGS="--env EVENKEEL_BENCH_PAIRS $(if $(filter cuda,$(DEVICE)),--gpus all)" && \
+	export OUTPUT DOCKER_ARGS && $(BESIDE_PYTHON) crates/yolo bare bench.py $(or $(DEVICE),cpu)
 
 deny: ## Licences and sources of the dependencies
 	command -v cargo-deny > /dev/null || $(CARGO) install --locked cargo-deny

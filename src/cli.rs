@@ -51,6 +51,9 @@ pub enum Command {
     /// Make data sets.
     #[command(subcommand)]
     Dataset(Dataset),
+    /// Convert weights between the native trainer's files and the official package's.
+    #[command(subcommand)]
+    Weights(Weights),
     /// Write a commented job for a data set.
     Init(Init),
     /// Print the JSON Schema of job files, for editors.
@@ -153,6 +156,25 @@ pub enum Dataset {
         #[arg(long, value_name = "MIN..MAX", default_value = "1..3")]
         labels: String,
     },
+}
+
+/// `evenkeel weights`
+#[derive(Debug, Subcommand)]
+pub enum Weights {
+    /// Make safetensors, which `trainer: native` starts from, of a YOLOv8 `.pt` file.
+    Import(WeightFiles),
+    /// Make a `.pt` file, which `YOLO("best.pt")` loads, of what `trainer: native` leaves.
+    Export(WeightFiles),
+}
+
+/// A file and what becomes of it.
+#[derive(Args, Debug)]
+pub struct WeightFiles {
+    /// File to convert.
+    pub file: PathBuf,
+    /// File to write. Default: beside the given one, with the other ending.
+    #[arg(short, long, value_name = "FILE")]
+    pub output: Option<PathBuf>,
 }
 
 /// `evenkeel init`

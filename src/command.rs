@@ -8,6 +8,7 @@ pub mod plan;
 pub mod init;
 mod prepare;
 pub mod train;
+pub mod weights;
 
 use crate::cli::{Cli, Command};
 use crate::docker::{DockerError, Engine};
@@ -35,6 +36,7 @@ pub fn run(cli: Cli) -> Result<ExitCode, Failure> {
             Command::Devices(_) => devices::run(&settings, cli.json),
             Command::Image(command) => image::run(&command, &settings, screen, cli.json).await,
             Command::Dataset(command) => dataset::run(&command, cli.json),
+            Command::Weights(command) => weights::run(&command, &settings, screen, cli.json).await,
             Command::Init(args) => init::run(&args, cli.json),
             Command::Schema => {
                 let schema = serde_json::to_string_pretty(&crate::job::schema()).expect("plain data");

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 
 use evenkeel_wire::{env, path};
 
-use crate::job::{Containers, Job, Network};
+use crate::job::{Containers, Job, Network, Trainer};
 
 /// Labels that every container of ours carries: by them it is found again, and told from other people's.
 pub mod label {
@@ -144,7 +144,8 @@ fn spec(launch: &Launch<'_>, rank: usize, containers: usize) -> ContainerSpec {
         memlock: !gpus.is_empty(),
         gpus,
         cpus: mine.iter().map(|device| device.cpu_limit).sum(),
-        data_bytes: mine.iter().map(|device| device.memory_cap).sum(),
+        // Our own trainer keeps the cap itself: an error at the tensor that does not fit, as on a GPU.
+        data_bytes: if job.trainer == Trainer::Native { None } else { memory_cap(mine) },
         host_users: launch.engine.userns_remap,
     }
 }
@@ -236,11 +237,15 @@ fn environment(
         set("NCCL_SOCKET_IFNAME", "lo".to_owned());
     }
     if gpus.is_empty() {
-        // Freed memory goes back at once, so that the cap of a CPU device measures what is in use.
-        if mine.iter().any(|device| device.memory_cap.is_some()) {
-            set("MALLOC_ARENA_MAX", "1".to_owned());
-            set("MALLOC_MMAP_THRESHOLD_", (8 << 20).to_string());
-            set("MALLOC_TRIM_THRESHOLD_", (8 << 20).to_string());
+        match memory_cap(mine) {
+            Some(bytes) if launch.job.trainer == Trainer::Native => drop(set(env::MEMORY, bytes.to_string())),
+            // Freed memory goes back at once, so that the cap of a CPU device measures what is in use.
+            Some(_) => {
+                set("MALLOC_ARENA_MAX", "1".to_owned());
+                set("MALLOC_MMAP_THRESHOLD_", (8 << 20).to_string());
+                set("MALLOC_TRIM_THRESHOLD_", (8 << 20).to_string());
+            }
+            None => {}
         }
     } else {
         // The container toolkit numbers devices its own way; by UUID, and in rank order, LOCAL_RANK means the same to
@@ -254,6 +259,11 @@ fn environment(
         };
     }
     all
+}
+
+/// Bytes that devices may allocate together, if each has a cap.
+fn memory_cap(devices: &[RankDevice]) -> Option<u64> {
+    devices.iter().map(|device| device.memory_cap).sum()
 }
 
 fn short_hash(text: &str) -> String {

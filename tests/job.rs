@@ -80,7 +80,7 @@ fn what_nobody_set_has_the_defaults() {
     assert_eq!((job.name.as_str(), job.model.as_str()), ("a", "yolov8n.yaml"));
     assert_eq!((job.epochs, job.imgsz, job.seed), (100, 640, 0));
     assert_eq!((job.batch.target, job.batch.micro), (Some(64), Micro::Auto));
-    assert_eq!((job.trainer, job.network), (Trainer::Ultralytics, Network::None));
+    assert_eq!((job.trainer, job.network), (Trainer::Native, Network::None));
     assert_eq!((job.stop_grace_period, job.timeout), (Duration::from_secs(10), Duration::from_secs(1800)));
     assert_eq!(origins["data"], Origin::File { line: 1, column: 1 });
     assert_eq!(origins["epochs"], Origin::Default);
@@ -147,7 +147,7 @@ fn a_wrong_override_is_named() {
         ("epochs.x=3", "`epochs` is not a mapping"),
         ("volumes[0]=a:b", "write `volumes=[...]`"),
         ("device=[0", "not YAML"),
-        ("trainer=native", "trainer `native` is not built yet"),
+        ("model=yolov9n.yaml", "trainer `native` does not train the model `yolov9n.yaml`"),
         ("epochs=1\n---\n2", "a second one begins here"),
     ] {
         let message = bad("data: d\nepochs: 10", &[given]);
@@ -220,7 +220,6 @@ fn the_schema_describes_the_corpus() {
         "epochs-text",
         "imgsz-odd",
         "trainer-unknown",
-        "trainer-native",
         "network",
         "list",
         "name-slash",

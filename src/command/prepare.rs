@@ -15,7 +15,7 @@ use crate::image::{self, ImageName};
 use crate::inventory::lock::{self, DeviceLocks, Holder};
 use crate::inventory::ready::{self, EngineFacts};
 use crate::inventory::{CudaVersion, Device, DeviceId, DeviceRequest, Inventory, SelectOptions, select};
-use crate::job::{self, Containers, Job, Micro, Network, Origin, ResolvedJob, Trainer};
+use crate::job::{self, Containers, Job, Micro, Network, OnOom, Origin, ResolvedJob, Trainer};
 use crate::launch::{Mount, RankDevice};
 use crate::output::Screen;
 use crate::plan::{self, Abilities, Plan};
@@ -25,6 +25,8 @@ use crate::settings::Settings;
 /// The CUDA that our images hold.
 const IMAGE_CUDA: CudaVersion = CudaVersion { major: 13, minor: 0 };
 /// Images per forward/backward of a quick look.
+/// Our own trainer, in every image of ours that trains.
+const NATIVE_PROGRAM: [&str; 2] = ["/usr/local/bin/evenkeel-trainer", "train"];
 const SMOKE_MICRO: u32 = 4;
 /// Steps of a quick look's only epoch.
 const SMOKE_STEPS: u32 = 4;
@@ -236,15 +238,20 @@ impl Prepared {
         } else if let Some(name) = &job.image {
             image::find_own(engine, name, &mut progress).await?
         } else {
+            // What trains natively on a CPU is small; on GPUs CUDA's libraries are most of any image, and this one has them all.
+            let on_gpus = self.devices.iter().any(|device| device.id.uuid().is_some());
             let name = match job.trainer {
-                Trainer::Ultralytics => ImageName::Ultralytics,
-                Trainer::Native | Trainer::Command => ImageName::Worker,
+                Trainer::Native if !on_gpus => ImageName::Worker,
+                Trainer::Native | Trainer::Ultralytics => ImageName::Ultralytics,
+                Trainer::Command => ImageName::Worker,
             };
             image::ensure(engine, name, &options, &mut progress).await?
         };
         let image = ready.image;
         let mut program = job.entrypoint.clone().unwrap_or_else(|| image.entrypoint.clone());
         program.extend(match (&job.command, &job.entrypoint) {
+            // An image may hold both of our trainers.
+            (None, None) if job.trainer == Trainer::Native => NATIVE_PROGRAM.map(str::to_owned).to_vec(),
             (Some(command), _) => command.clone(),
             // As compose has it: another entry point makes the image's command meaningless.
             (None, Some(_)) => Vec::new(),
@@ -307,6 +314,8 @@ impl Prepared {
             imgsz: job.imgsz,
             seed: job.seed,
             target_batch,
+            micro_from_step: BTreeMap::new(),
+            step_down: job.batch.on_oom == OnOom::StepDown,
             micro_batches: self.plan.ranks.iter().map(|rank| rank.micro_batches.clone()).collect(),
             output: evenkeel_wire::path::OUTPUT.to_owned(),
             max_images: self.smoke.then_some(target_batch * SMOKE_STEPS),

@@ -306,14 +306,15 @@ fn conclude(
     json: bool,
 ) -> Result<(), Failure> {
     let record = shown(finished.run.path());
-    let best = finished.run.path().join("weights/best.pt");
-    let weights = best.exists().then(|| shown(&best));
+    let weights = ["weights/best.safetensors", "weights/best.pt"].map(|name| finished.run.path().join(name));
+    let best = weights.iter().find(|path| path.exists()).unwrap_or(&weights[0]);
+    let weights = best.exists().then(|| shown(best));
     if json {
         let value = json!({
             "version": 1,
             "run": finished.run.id(), "name": ready.prepared.job().name, "record": finished.run.path(),
             "exit_code": outcome.exit() as u8, "seconds": time.as_secs_f64(),
-            "metrics": finished.metrics, "weights": best.exists().then_some(&best),
+            "metrics": finished.metrics, "weights": best.exists().then_some(best),
             "failure": match outcome {
                 Outcome::Failed(it) => json!({
                     "rank": it.rank, "class": it.class.name(), "message": it.message, "advice": it.advice,

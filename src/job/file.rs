@@ -26,7 +26,7 @@ pub fn schema() -> serde_json::Value {
 struct JobFile {
     /// Name of the experiment, the folder of its runs. Default: the file's name.
     name: Option<Name>,
-    /// What computes. Default: ultralytics.
+    /// What computes. Default: native.
     trainer: Option<Trainer>,
     /// A configuration (yolov8n.yaml: from scratch) or weights (yolov8n.pt). Default: yolov8n.yaml.
     model: Option<Text>,
@@ -111,6 +111,8 @@ struct Settings {}
 #[schemars(rename_all = "lowercase")]
 #[expect(dead_code, reason = "described, never built")]
 enum Trainer {
+    /// Ours: YOLOv8 in Rust.
+    Native,
     /// The Python package.
     Ultralytics,
     /// Any program that reads torchrun's environment.
@@ -135,6 +137,17 @@ struct BatchParts {
     target: Option<Target>,
     /// Images per forward/backward on one device. Default: auto.
     micro: Option<Micro>,
+    /// What a trainer does that runs out of memory: step_down goes on with smaller micro-batches. Default: step_down where micro is auto,
+    /// else fail.
+    on_oom: Option<OnOom>,
+}
+
+#[derive(JsonSchema)]
+#[schemars(rename_all = "snake_case")]
+#[expect(dead_code, reason = "described, never built")]
+enum OnOom {
+    StepDown,
+    Fail,
 }
 
 #[derive(JsonSchema)]

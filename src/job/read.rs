@@ -8,8 +8,8 @@ use serde_yaml::Value;
 use super::compose::{self, Bases};
 use super::cursor::Cursor;
 use super::document::Document;
-use super::error::{Invalid, JobError};
-use super::types::{Batch, Containers, Job, Micro, Network, Trainer};
+use super::error::{Invalid, JobError, printable};
+use super::types::{Batch, Containers, Job, Micro, Network, OnOom, Trainer};
 use super::{device, settings};
 
 /// Keys of a job at the top level.
@@ -43,18 +43,17 @@ pub(super) const KEYS: &[&str] = &[
 ];
 
 /// Keys of `batch`.
-pub(super) const BATCH_KEYS: &[&str] = &["target", "micro"];
+pub(super) const BATCH_KEYS: &[&str] = &["target", "micro", "on_oom"];
 
 /// The nominal batch of yolo.
 pub(super) const TARGET: u32 = 64;
 
-/// What trains when nobody says. `native` once it is built.
-const TRAINER: Trainer = Trainer::Ultralytics;
-/// Trainers that a job may name but that do not exist yet.
-const NOT_BUILT: &[Trainer] = &[Trainer::Native];
+/// What trains when nobody says.
+const TRAINER: Trainer = Trainer::Native;
 
 const TRAINERS: &[(&str, Trainer)] =
     &[("native", Trainer::Native), ("ultralytics", Trainer::Ultralytics), ("command", Trainer::Command)];
+const ON_OOM: &[(&str, OnOom)] = &[("step_down", OnOom::StepDown), ("fail", OnOom::Fail)];
 const NETWORKS: &[(&str, Network)] = &[("none", Network::None), ("bridge", Network::Bridge), ("host", Network::Host)];
 const CONTAINERS: &[(&str, Containers)] = &[("per-device", Containers::PerDevice), ("per-host", Containers::PerHost)];
 
@@ -141,6 +140,15 @@ fn agree(root: &Cursor<'_>, job: &Job) -> Result<(), JobError> {
     if !command && job.data.is_none() {
         return refuse("", format!("trainer `{trainer}` needs `data`"), "write `data: path/to/data.yaml`");
     }
+    if job.trainer == Trainer::Native && !is_native_model(&job.model) {
+        let message = format!("trainer `native` does not train the model `{}`", printable(&job.model));
+        let hint = if job.model.ends_with(".pt") {
+            "make safetensors of a YOLOv8's by `evenkeel weights import FILE`, or write `trainer: ultralytics`"
+        } else {
+            "it trains yolov8n.yaml to yolov8x.yaml and `.safetensors` made of them; `trainer: ultralytics` trains others"
+        };
+        return refuse("model", message, hint);
+    }
     if job.build.is_some() && job.image.is_some() {
         return refuse(
             "image",
@@ -175,20 +183,19 @@ fn agree(root: &Cursor<'_>, job: &Job) -> Result<(), JobError> {
     Ok(())
 }
 
+/// Whether our own trainer knows a model, by its name.
+fn is_native_model(model: &str) -> bool {
+    let size = model.strip_prefix("yolov8").and_then(|rest| rest.strip_suffix(".yaml"));
+    size.is_some_and(|size| ["n", "s", "m", "l", "x"].contains(&size)) || model.ends_with(".safetensors")
+}
+
 fn trainer(root: &Cursor<'_>) -> Result<Trainer, JobError> {
-    let Some(given) = root.get("trainer") else { return Ok(TRAINER) };
-    let trainer = given.one_of(TRAINERS)?;
-    if NOT_BUILT.contains(&trainer) {
-        let mut invalid = given.refuse(format!("trainer `{}` is not built yet", trainer.name()));
-        invalid.hint = Some("write `trainer: ultralytics`".into());
-        return Err(invalid.into());
-    }
-    Ok(trainer)
+    root.get("trainer").map_or(Ok(TRAINER), |given| given.one_of(TRAINERS))
 }
 
 fn batch(root: &Cursor<'_>, trainer: Trainer, notes: &mut Vec<String>) -> Result<Batch, JobError> {
     let default = (trainer != Trainer::Command).then_some(TARGET);
-    let mut batch = Batch { target: default, micro: Micro::Auto };
+    let mut batch = Batch { target: default, micro: Micro::Auto, on_oom: OnOom::StepDown };
     let Some(given) = root.get("batch") else { return Ok(batch) };
     if !given.value.is_mapping() {
         match short_batch(&given)? {
@@ -217,6 +224,12 @@ fn batch(root: &Cursor<'_>, trainer: Trainer, notes: &mut Vec<String>) -> Result
             return Err(invalid.into());
         }
     }
+    batch.on_oom = match (given.get("on_oom"), batch.micro) {
+        (Some(on_oom), _) => on_oom.one_of(ON_OOM)?,
+        (None, Micro::Auto) => OnOom::StepDown,
+        // Who says how many images a device takes at once means it.
+        (None, Micro::Fixed(_)) => OnOom::Fail,
+    };
     Ok(batch)
 }
 

@@ -115,7 +115,7 @@ fn entries(job: &Job) -> Vec<Entry> {
         Micro::Auto => json!("auto"),
         Micro::Fixed(micro) => json!(micro),
     };
-    add("batch", json!({"target": job.batch.target, "micro": micro}));
+    add("batch", json!({"target": job.batch.target, "micro": micro, "on_oom": job.batch.on_oom.name()}));
     let (key, value) = device::write(&job.device);
     add(key, value);
     add("seed", json!(job.seed));

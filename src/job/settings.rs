@@ -27,6 +27,8 @@ enum Kind {
     FlagOrNumber(f64, f64),
     /// A whole number or a list of them.
     Wholes,
+    /// A whole number of steps from 1, or minutes such as `10m`.
+    StepsOrMinutes,
 }
 
 const PORTION: Kind = Kind::Number(0.0, 1.0);
@@ -100,6 +102,58 @@ const ULTRALYTICS: &[(&str, Kind)] = &[
     ("workers", Kind::Whole(0, 1024)),
 ];
 
+// As in crates/yolo/src/settings.rs, line by line.
+/// The settings of the `native` trainer.
+#[rustfmt::skip]
+const NATIVE: &[(&str, Kind)] = &[
+    ("amp", Kind::Flag),
+    ("box", GAIN),
+    ("channels_last", Kind::Flag),
+    ("clip", GAIN),
+    ("close_mosaic", Kind::Whole(0, 1_000_000)),
+    ("cls", GAIN),
+    ("conf", PORTION),
+    ("cos_lr", Kind::Flag),
+    ("degrees", Kind::Number(0.0, 360.0)),
+    ("dfl", GAIN),
+    ("fliplr", PORTION),
+    ("flipud", PORTION),
+    ("hsv_h", PORTION),
+    ("hsv_s", PORTION),
+    ("hsv_v", PORTION),
+    ("iou", PORTION),
+    ("lr0", PORTION),
+    ("lrf", PORTION),
+    ("max_det", Kind::Whole(1, 1_000_000)),
+    ("momentum", PORTION),
+    ("mosaic", PORTION),
+    ("normalizer", Kind::Word(&["step", "micro"])),
+    ("optimizer", Kind::Word(&["auto", "SGD", "AdamW"])),
+    ("patience", Kind::Whole(0, 1_000_000)),
+    ("plots", Kind::Flag),
+    ("reduce", Kind::Word(&["fast", "exact"])),
+    ("save_every", Kind::StepsOrMinutes),
+    ("scale", PORTION),
+    ("shear", Kind::Number(-360.0, 360.0)),
+    ("single_cls", Kind::Flag),
+    ("translate", PORTION),
+    ("val", Kind::Flag),
+    ("warmup_bias_lr", PORTION),
+    ("warmup_epochs", Kind::Number(0.0, 1e6)),
+    ("warmup_momentum", PORTION),
+    ("weight_decay", PORTION),
+    ("workers", Kind::Whole(0, 1024)),
+];
+
+/// The settings of a trainer; none of a program of the user's own.
+fn table(trainer: Trainer) -> &'static [(&'static str, Kind)] {
+    match trainer {
+        Trainer::Native => NATIVE,
+        Trainer::Ultralytics => ULTRALYTICS,
+        Trainer::Command => &[],
+    }
+}
+
 /// Keys that people bring along from yolo, from compose or from other launchers, and what a job has instead.
 const HABITS: &[(&str, &str)] = &[
     (
@@ -159,7 +213,7 @@ pub(super) fn habit(key: &str, value: &Value) -> Option<(String, String)> {
     if let Some((_, instead)) = HABITS.iter().find(|(name, _)| *name == plain) {
         return Some((format!("unknown key `{}`", printable(key)), (*instead).to_owned()));
     }
-    let (name, _) = ULTRALYTICS.iter().find(|(name, _)| *name == plain)?;
+    let (name, _) = ULTRALYTICS.iter().chain(NATIVE).find(|(name, _)| *name == plain)?;
     let value = super::cursor::scalar(value).map_or("...".to_owned(), |value| printable(&value));
     let message = format!("`{name}` is a setting of the trainer, its place is under `args`");
     Some((message, format!("write `args: {{{name}: {value}}}`, or `args.{name}={value}` on the command line")))
@@ -185,9 +239,21 @@ pub(super) fn schema() -> Json {
             let whole = json!({ "type": ["integer", "null"], "minimum": 0, "maximum": 1_000_000 });
             json!({ "anyOf": [whole, { "type": "array", "items": whole }] })
         }
+        Kind::StepsOrMinutes => {
+            let steps = json!({ "type": ["integer", "null"], "minimum": 1 });
+            json!({ "anyOf": [steps, { "type": "string", "pattern": "^[1-9][0-9]*m$" }] })
+        }
     };
-    let properties: serde_json::Map<String, Json> =
-        ULTRALYTICS.iter().map(|(name, kind)| ((*name).to_owned(), one(*kind))).collect();
+    // What either trainer takes: which of them the job has is beyond a schema that people can read.
+    let mut properties = serde_json::Map::new();
+    for (name, kind) in ULTRALYTICS.iter().chain(NATIVE) {
+        let described = one(*kind);
+        match properties.get_mut(*name) {
+            None => drop(properties.insert((*name).to_owned(), described)),
+            Some(known) if *known == described => {}
+            Some(known) => *known = json!({ "anyOf": [known.take(), described] }),
+        }
+    }
     json!({ "type": ["object", "null"], "properties": properties, "additionalProperties": false })
 }
 
@@ -201,7 +267,7 @@ pub(super) fn read(at: &Cursor<'_>, trainer: Trainer) -> Result<BTreeMap<String,
             invalid.hint = Some("give a program its settings on its `command` line or in its `environment`".into());
             return Err(invalid.into());
         }
-        let Some((_, kind)) = ULTRALYTICS.iter().find(|(name, _)| *name == key) else {
+        let Some((_, kind)) = table(trainer).iter().find(|(name, _)| *name == key) else {
             return Err(unknown(&setting, key, trainer));
         };
         if setting.value.is_null() {
@@ -226,9 +292,13 @@ fn unknown(setting: &Cursor<'_>, key: &str, trainer: Trainer) -> JobError {
         invalid.hint = Some((*instead).to_owned());
         return invalid.into();
     }
-    let trainer = trainer.name();
-    let message = format!("trainer `{trainer}` has no setting `{shown}`");
-    match nearest(key, ULTRALYTICS.iter().map(|(name, _)| *name)) {
+    let message = format!("trainer `{}` has no setting `{shown}`", trainer.name());
+    if trainer == Trainer::Native && ULTRALYTICS.iter().any(|(name, _)| *name == key) {
+        let mut invalid = refuse(message);
+        invalid.hint = Some("`trainer: ultralytics` has it".into());
+        return invalid.into();
+    }
+    match nearest(key, table(trainer).iter().map(|(name, _)| *name)) {
         Some(near) => refuse(format!("{message}; did you mean `{near}`?")).into(),
         None => refuse(message).into(),
     }
@@ -265,6 +335,11 @@ fn check(at: &Cursor<'_>, kind: Kind) -> Result<Json, JobError> {
             let fits = whole(value) || value.as_sequence().is_some_and(|list| list.iter().all(whole));
             (fits, "a whole number or a list of them".to_owned())
         }
+        Kind::StepsOrMinutes => {
+            let minutes = value.as_str().and_then(|text| text.strip_suffix('m')).and_then(|text| text.parse().ok());
+            let fits = value.as_u64().or(minutes).is_some_and(|count: u64| count > 0);
+            (fits, "a whole number of steps, or minutes such as `10m`".to_owned())
+        }
     };
     if !fits {
         return Err(at.wrong(expected).into());
@@ -288,9 +363,22 @@ mod tests {
         }
     }
 
+    /// What our own trainer refuses must be refused here, too.
+    #[test]
+    fn the_native_trainers_settings_are_those_of_its_crate() {
+        let lines = |text: &'static str, start: &str| -> Vec<&str> {
+            let (_, table) = text.split_once(start).expect("a table");
+            let (table, _) = table.split_once("];").expect("its end");
+            table.lines().map(str::trim).filter(|line| !line.is_empty()).collect()
+        };
+        let theirs = lines(include_str!("../../crates/yolo/src/settings.rs"), "pub const TABLE: &[(&str, Kind)] = &[");
+        assert_eq!(theirs, lines(include_str!("settings.rs"), "const NATIVE: &[(&str, Kind)] = &["));
+        assert_eq!(theirs.len(), NATIVE.len());
+    }
+
     #[test]
     fn the_table_is_sorted_and_no_name_has_two_places() {
-        assert!(ULTRALYTICS.windows(2).all(|pair| pair[0].0 < pair[1].0));
+        assert!([ULTRALYTICS, NATIVE].iter().all(|table| table.windows(2).all(|pair| pair[0].0 < pair[1].0)));
         for (name, _) in HABITS.iter().chain(OWN) {
             assert!(!ULTRALYTICS.iter().any(|(other, _)| other == name), "{name}");
         }

@@ -95,6 +95,28 @@ pub struct Batch {
     pub target: Option<u32>,
     /// Images per forward/backward on one device.
     pub micro: Micro,
+    /// What a trainer does that runs out of memory.
+    pub on_oom: OnOom,
+}
+
+/// What a trainer does that runs out of memory.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum OnOom {
+    /// Goes on with smaller micro-batches; the target stays.
+    StepDown,
+    /// Ends.
+    Fail,
+}
+
+impl OnOom {
+    /// Name as it is written in a job.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::StepDown => "step_down",
+            Self::Fail => "fail",
+        }
+    }
 }
 
 /// Images per forward/backward on one device.

@@ -67,6 +67,11 @@ impl Progress {
                 Some(format!("epoch {}/{}: {loss}{map}", epoch + 1, self.epochs))
             }
             Event::Failure { class, message } => Some(format!("rank {rank}: {} ({})", plain(message), class.name())),
+            Event::SteppedDown { step, from, to, message } => Some(format!(
+                "rank {rank}: out of memory in step {}: micro-batches of {from} became {to}, the step was repeated ({})",
+                step + 1,
+                plain(message)
+            )),
             Event::Note { message } => Some(format!("rank {rank}: {}", plain(message))),
             _ => None,
         }

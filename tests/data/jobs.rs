@@ -25,7 +25,9 @@ fn our_jobs_are_understood_and_name_what_we_know() {
         let job = load(&folder.join(format!("{file}.yaml")), &[]).unwrap_or_else(|error| panic!("{file}: {error}"));
         assert!(job.notes.is_empty(), "{file}: {:?}", job.notes);
         let job = job.job;
-        assert_eq!((job.name.as_str(), job.trainer), (file, Trainer::Ultralytics));
+        // Weights of the official package ask for it.
+        let trainer = if weights.is_some() { Trainer::Ultralytics } else { Trainer::Native };
+        assert_eq!((job.name.as_str(), job.trainer), (file, trainer));
         let nowhere = Path::new("/nonexistent");
         match wanted_data(job.data.as_deref().expect("data"), nowhere) {
             Wanted::Known(set) => assert_eq!(Some(set.name), data),

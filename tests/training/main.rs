@@ -1,11 +1,13 @@
-//! Real trainings in the image that people train in: that it learns, that the gradients of two ranks are those of one,
-//! that what goes wrong is said.
+//! Real trainings in the images that people train in: that they learn, that the gradients of two ranks are those of one,
+//! that what goes wrong is said. What only the native trainer does is in `native.rs`.
 //!
-//! The image is built first if it is missing, which takes minutes.
+//! The images are built first if they are missing, which takes minutes.
 
 #[path = "../support/mod.rs"]
 #[expect(dead_code, reason = "each program uses its part")]
 mod support;
+
+mod native;
 
 use std::path::Path;
 
@@ -38,9 +40,18 @@ fn losses(place: &Place, ranks: u32) -> Vec<f64> {
     (0..all[0].len()).map(|step| all.iter().map(|losses| losses[step]).sum::<f64>() / f64::from(ranks)).collect()
 }
 
-/// Whole with `EVENKEEL_TEST_LONG`; else a few epochs, in which the loss falls and no more.
 #[test]
 fn the_first_training_learns_and_its_ranks_agree() {
+    learns("native", &["weights/best.safetensors", "weights/last.safetensors", "weights/state.safetensors"]);
+}
+
+#[test]
+fn so_does_the_official_trainer() {
+    learns("ultralytics", &["weights/best.pt", "weights/last.pt"]);
+}
+
+/// Whole with `EVENKEEL_TEST_LONG`; else a few epochs, in which the loss falls and no more.
+fn learns(trainer: &str, weights: &[&str]) {
     needs_engine!();
     let place = Place::new();
     let root = Path::new(env!("CARGO_MANIFEST_DIR"));
@@ -48,8 +59,9 @@ fn the_first_training_learns_and_its_ranks_agree() {
     place.run(&["dataset", "shapes", "data/shapes"]).with_code(0);
     const WHOLE: usize = 12;
     let epochs = sample(4, WHOLE);
+    let (epochs_key, trainer_key) = (format!("epochs={epochs}"), format!("trainer={trainer}"));
     let ended =
-        place.run(&["train", "job.yaml", "name=t", "device=cpu:2", &format!("epochs={epochs}"), "--json"]).with_code(0);
+        place.run(&["train", "job.yaml", "name=t", "device=cpu:2", &epochs_key, &trainer_key, "--json"]).with_code(0);
     let outcome: Value = serde_json::from_str(&ended.stdout).expect("one JSON object");
     let map50 = outcome["metrics"]["metrics/mAP50(B)"].as_f64().expect("a validation");
     let seconds = outcome["seconds"].as_f64().expect("a time");
@@ -57,7 +69,7 @@ fn the_first_training_learns_and_its_ranks_agree() {
     let mean = |losses: &[f64]| losses.iter().sum::<f64>() / losses.len() as f64;
     let (first, last) = (mean(&losses[..16]), mean(&losses[losses.len() - 16..]));
     eprintln!(
-        "{epochs} epochs: mAP50 {map50:.4} after {seconds:.0} s, mean loss of the first epoch {first:.3}, of the last {last:.3}"
+        "{trainer}, {epochs} epochs: mAP50 {map50:.4} after {seconds:.0} s, mean loss of the first epoch {first:.3}, of the last {last:.3}"
     );
     assert!(last < 0.9 * first, "the loss went from {first} to {last}");
     if epochs == WHOLE {
@@ -76,7 +88,7 @@ fn the_first_training_learns_and_its_ranks_agree() {
         assert!(told(&place, rank, "step").iter().all(|step| step["images"] == 16), "another number of images");
     }
     let record = place.record();
-    for file in ["results.csv", "weights/best.pt", "weights/last.pt"] {
+    for file in weights.iter().chain(&["results.csv"]) {
         assert!(record.join(file).is_file(), "no {file}");
     }
     nothing_left(&place);

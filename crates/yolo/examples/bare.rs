@@ -1,0 +1,41 @@
+//! How many images a second forward, loss and backward take, and nothing else: the bound of any trainer of this model on this machine.
+//!
+//!     bare IMAGES SIDE SECONDS cpu|cuda
+
+use std::error::Error;
+use std::time::{Duration, Instant};
+
+use evenkeel_yolo::loss::{Assignment, Gains, Object, Objects, loss};
+use evenkeel_yolo::network::Network;
+use evenkeel_yolo::{Scale, step};
+use tch::{Device, Kind, Tensor};
+
+fn main() -> Result<(), Box<dyn Error>> {
+    let arguments: Vec<String> = std::env::args().skip(1).collect();
+    let [images, side, seconds, device] = &arguments[..] else {
+        return Err("usage: bare IMAGES SIDE SECONDS cpu|cuda".into());
+    };
+    let (images, side): (i64, i64) = (images.parse()?, side.parse()?);
+    let limit = Duration::from_secs_f64(seconds.parse()?);
+    let device = if device == "cuda" { Device::Cuda(0) } else { Device::Cpu };
+    let mut network = Network::new(Scale::N, 3, device, 0, true);
+    network.prepare_gradients(network.parameters.zeros_like());
+    let bytes = Tensor::randint(256, [images, side, side, 3], (Kind::Uint8, Device::Cpu)).permute([0, 3, 1, 2]);
+    let edge = side as f32;
+    let object = |class| Object { class, corners: [edge * 0.2, edge * 0.3, edge * 0.6, edge * 0.8] };
+    let objects = vec![vec![object(0), object(1)]; images as usize];
+    let mut one = || {
+        let levels = network.model.forward(&step::input(&bytes, device, true), true);
+        let terms = loss(&levels, &Objects::new(&objects, device), &Assignment::default());
+        terms.weighted(&Gains::default()).backward();
+        terms.scores.double_value(&[])
+    };
+    (0..3).for_each(|_| drop(one()));
+    let (began, mut steps) = (Instant::now(), 0);
+    while began.elapsed() < limit {
+        one();
+        steps += 1;
+    }
+    println!("{}", f64::from(steps) * images as f64 / began.elapsed().as_secs_f64());
+    Ok(())
+}
