@@ -10,7 +10,7 @@ use evenkeel_wire::Event;
 /// Writes events, or swallows them where nobody listens.
 #[derive(Debug)]
 pub struct Events {
-    sink: Option<Mutex<File>>,
+    sink: Mutex<Option<File>>,
 }
 
 impl Events {
@@ -20,7 +20,7 @@ impl Events {
     ///
     /// The descriptor is not open.
     pub fn new(fd: Option<RawFd>) -> io::Result<Self> {
-        let Some(fd) = fd else { return Ok(Self { sink: None }) };
+        let Some(fd) = fd else { return Ok(Self { sink: Mutex::new(None) }) };
         // SAFETY: setting a flag on a number; a number that is no descriptor gives an error.
         if unsafe { libc::fcntl(fd, libc::F_SETFD, libc::FD_CLOEXEC) } == -1 {
             return Err(io::Error::last_os_error());
@@ -28,17 +28,18 @@ impl Events {
         // SAFETY: the descriptor is open (checked above) and ours alone: our parent names it to us for this use, it is
         // none of the standard three, and this is called once, before anything else opens descriptors.
         let file = unsafe { File::from_raw_fd(fd) };
-        Ok(Self { sink: Some(Mutex::new(file)) })
+        Ok(Self { sink: Mutex::new(Some(file)) })
     }
 
     /// Writes one event as one line. A rank whose listener has gone works on: the listener's end ends it anyway.
     pub fn emit(&self, event: &Event) {
-        let Some(sink) = &self.sink else { return };
+        let mut sink = self.sink.lock().unwrap_or_else(PoisonError::into_inner);
+        let Some(file) = sink.as_mut() else { return };
         let mut line = serde_json::to_vec(event).expect("an event is plain data");
         line.push(b'\n');
-        let mut file = sink.lock().unwrap_or_else(PoisonError::into_inner);
         if let Err(error) = file.write_all(&line) {
-            eprintln!("warning: failed to write an event: {error}");
+            eprintln!("warning: failed to write an event, no more will be: {error}");
+            *sink = None;
         }
     }
 }

@@ -12,6 +12,10 @@ use tch_distributed::{Error, Interface, Store};
 const ROLL: &str = "roll";
 /// How much longer than rank 0 the others wait, so that they hear its verdict instead of giving up beside it.
 const GRACE: Duration = Duration::from_secs(2);
+/// How often a rank looks whether rank 0 listens: the store's client itself tries again only after half a second.
+const KNOCKING_PAUSE: Duration = Duration::from_millis(5);
+/// Time for the store's client to say that nobody listens.
+const LAST_TRY: Duration = Duration::from_millis(500);
 /// How long the last steps may take, when every rank has done its work and only has to leave.
 const LEAVING: Duration = Duration::from_secs(5);
 /// How often, and how far apart, a rank looks whether the port is closed.
@@ -109,7 +113,10 @@ impl<'a> Meeting<'a> {
         let store = if place.rank == 0 {
             Store::tcp_server(listen(place)?, place.timeout)?
         } else {
-            Store::tcp_client(place.host, place.port, place.timeout).map_err(|source| MeetingError::NoRankZero {
+            await_listener(place, start);
+            // What is left of the time, or a moment for the error to be told.
+            let left_time = (start + place.timeout).saturating_duration_since(Instant::now()).max(LAST_TRY);
+            Store::tcp_client(place.host, place.port, left_time).map_err(|source| MeetingError::NoRankZero {
                 host: place.host.into(),
                 port: place.port,
                 timeout: place.timeout,
@@ -232,6 +239,13 @@ pub fn interface(place: &Place) -> Result<Interface, MeetingError> {
         Ok(address) if address.is_loopback() => Ok(Interface::Name("lo".into())),
         Ok(address) => Ok(Interface::Address(address)),
         Err(source) => Err(MeetingError::Interface { host: place.host.into(), source }),
+    }
+}
+
+/// Waits until somebody listens where rank 0 is to be found, for the place's timeout at most.
+fn await_listener(place: &Place, start: Instant) {
+    while TcpStream::connect((place.host, place.port)).is_err() && start.elapsed() < place.timeout {
+        thread::sleep(KNOCKING_PAUSE);
     }
 }
 

@@ -24,13 +24,15 @@ fn main() -> Result<(), Box<dyn Error>> {
     let edge = side as f32;
     let object = |class| Object { class, corners: [edge * 0.2, edge * 0.3, edge * 0.6, edge * 0.8] };
     let objects = vec![vec![object(0), object(1)]; images as usize];
-    let mut one = || {
+    let one = || {
         let levels = network.model.forward(&step::input(&bytes, device, true), true);
         let terms = loss(&levels, &Objects::new(&objects, device), &Assignment::default());
         terms.weighted(&Gains::default()).backward();
         terms.scores.double_value(&[])
     };
-    (0..3).for_each(|_| drop(one()));
+    for _ in 0..3 {
+        one();
+    }
     let (began, mut steps) = (Instant::now(), 0);
     while began.elapsed() < limit {
         one();

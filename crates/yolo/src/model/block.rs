@@ -23,7 +23,7 @@ impl Conv {
     pub(super) fn forward(&self, x: &Tensor, train: bool) -> Tensor {
         let [stride, padding] = [self.stride, self.padding].map(|n| [n, n]);
         let x = x.conv2d(&self.weight, None::<&Tensor>, stride, padding, [1, 1], 1);
-        self.norm.forward(&x, train).silu_()
+        self.norm.forward(&x, train).silu()
     }
 }
 
