@@ -5,6 +5,7 @@ mod failing;
 mod group;
 mod job;
 mod output;
+mod pictures;
 mod progress;
 mod run;
 mod stop;

@@ -13,6 +13,7 @@ pub mod model;
 pub mod network;
 pub mod nms;
 pub mod optimizer;
+pub mod plot;
 pub mod random;
 pub mod scale;
 pub mod schedule;

@@ -17,6 +17,63 @@ pub struct Tally {
     found: Vec<(f32, usize, [bool; OVERLAPS])>,
     /// Objects of each class.
     there: Vec<u64>,
+    /// What was taken for what.
+    matrix: Matrix,
+}
+
+/// What was taken for what, counted: detections that are surer than 0.25 against objects that they overlap by more than 0.45.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Matrix {
+    /// Classes, without the background that comes after them.
+    pub classes: usize,
+    counts: Vec<u64>,
+}
+
+/// Confidence above which a detection counts for the matrix, and overlap above which it is one of an object.
+const MATRIX_CONFIDENCE: f32 = 0.25;
+const MATRIX_OVERLAP: f32 = 0.45;
+
+impl Matrix {
+    /// Nothing, for so many classes.
+    #[must_use]
+    pub fn new(classes: usize) -> Self {
+        Self { classes, counts: vec![0; (classes + 1) * (classes + 1)] }
+    }
+
+    /// How often an object of class `there` was said to be of class `said`; `classes` is the background: nothing there, or nothing said.
+    #[must_use]
+    pub fn at(&self, said: usize, there: usize) -> u64 {
+        self.counts[said * (self.classes + 1) + there]
+    }
+
+    /// Counts one.
+    pub fn add(&mut self, said: usize, there: usize) {
+        self.counts[said * (self.classes + 1) + there] += 1;
+    }
+
+    /// Counts an image: pairs of a detection and an object, the best fits first, each used once, whatever their classes.
+    fn add_image(&mut self, detections: &[Detection], objects: &[Object]) {
+        let sure: Vec<&Detection> = detections.iter().filter(|it| it.confidence > MATRIX_CONFIDENCE).collect();
+        let mut pairs: Vec<(f32, usize, usize)> = Vec::new();
+        for (d, detection) in sure.iter().enumerate() {
+            let fits = objects.iter().enumerate().map(|(o, object)| (iou(&detection.corners, &object.corners), d, o));
+            pairs.extend(fits.filter(|(overlap, ..)| *overlap > MATRIX_OVERLAP));
+        }
+        pairs.sort_by(|a, b| b.0.total_cmp(&a.0));
+        let (mut found, mut met) = (vec![false; sure.len()], vec![false; objects.len()]);
+        let class =
+            |object: &Object| usize::try_from(object.class).map_or(self.classes, |class| class.min(self.classes));
+        let there: Vec<usize> = objects.iter().map(class).collect();
+        for (_, d, o) in pairs {
+            if !found[d] && !met[o] {
+                (found[d], met[o]) = (true, true);
+                self.add(sure[d].class, there[o]);
+            }
+        }
+        let background = self.classes;
+        sure.iter().zip(found).filter(|(_, found)| !found).for_each(|(it, _)| self.add(it.class, background));
+        there.iter().zip(met).filter(|(_, met)| !met).for_each(|(class, _)| self.add(background, *class));
+    }
 }
 
 /// The figures of one class, or their means over the classes that occur.
@@ -45,11 +102,12 @@ impl Tally {
     /// A tally for this many classes.
     #[must_use]
     pub fn new(classes: usize) -> Self {
-        Self { found: Vec::new(), there: vec![0; classes] }
+        Self { found: Vec::new(), there: vec![0; classes], matrix: Matrix::new(classes) }
     }
 
     /// Adds an image. Objects of classes that the tally does not have are left out.
     pub fn add(&mut self, detections: &[Detection], objects: &[Object]) {
+        self.matrix.add_image(detections, objects);
         for object in objects {
             if let Some(count) = usize::try_from(object.class).ok().and_then(|class| self.there.get_mut(class)) {
                 *count += 1;
@@ -89,7 +147,7 @@ impl Tally {
     #[must_use]
     pub fn to_bytes(&self) -> Vec<u8> {
         let mut bytes = (self.there.len() as u64).to_le_bytes().to_vec();
-        self.there.iter().for_each(|count| bytes.extend(count.to_le_bytes()));
+        self.there.iter().chain(&self.matrix.counts).for_each(|count| bytes.extend(count.to_le_bytes()));
         for (confidence, class, right) in &self.found {
             let mask = right.iter().enumerate().fold(0_u16, |mask, (level, right)| mask | (u16::from(*right) << level));
             bytes.extend(confidence.to_le_bytes());
@@ -105,13 +163,17 @@ impl Tally {
         let word = |bytes: &[u8]| u64::from_le_bytes(bytes.try_into().expect("eight bytes"));
         let four = |bytes: &[u8]| <[u8; 4]>::try_from(bytes).expect("four bytes");
         let (length, rest) = bytes.split_at(8);
-        let (there, found) = rest.split_at(8 * word(length) as usize);
+        let classes = word(length) as usize;
+        let (there, rest) = rest.split_at(8 * classes);
+        let (counts, found) = rest.split_at(8 * (classes + 1) * (classes + 1));
+        let words = |bytes: &[u8]| bytes.chunks_exact(8).map(word).collect();
         let one = |bytes: &[u8]| {
             let mask = u16::from_le_bytes([bytes[8], bytes[9]]);
             let right = std::array::from_fn(|level| (mask >> level) & 1 == 1);
             (f32::from_le_bytes(four(&bytes[..4])), u32::from_le_bytes(four(&bytes[4..8])) as usize, right)
         };
-        Self { found: found.chunks_exact(10).map(one).collect(), there: there.chunks_exact(8).map(word).collect() }
+        let matrix = Matrix { classes, counts: words(counts) };
+        Self { found: found.chunks_exact(10).map(one).collect(), there: words(there), matrix }
     }
 
     /// Adds what another tally holds, as of another rank.
@@ -120,22 +182,40 @@ impl Tally {
         for (mine, theirs) in self.there.iter_mut().zip(other.there) {
             *mine += theirs;
         }
+        for (mine, theirs) in self.matrix.counts.iter_mut().zip(other.matrix.counts) {
+            *mine += theirs;
+        }
     }
 
-    /// The figures of everything that was added.
+    /// What was taken for what.
     #[must_use]
-    pub fn outcome(&self) -> Outcome {
+    pub fn matrix(&self) -> &Matrix {
+        &self.matrix
+    }
+
+    /// Precision at [`RECALLS`] recalls from 0 to 1, at an overlap of one half, by class; absent where it has no object.
+    #[must_use]
+    pub fn precision_recall(&self) -> Vec<Option<Vec<f64>>> {
+        self.curves().into_iter().map(|curves| curves.map(|curves| curves.by_recall)).collect()
+    }
+
+    fn curves(&self) -> Vec<Option<Curves>> {
         let mut found = self.found.clone();
         found.sort_by(|a, b| b.0.total_cmp(&a.0));
-        let curves: Vec<Option<Curves>> = self
-            .there
+        self.there
             .iter()
             .enumerate()
             .map(|(class, objects)| {
                 let of_class = found.iter().filter(|(_, it, _)| *it == class);
                 (*objects > 0).then(|| Curves::new(&of_class.collect::<Vec<_>>(), *objects))
             })
-            .collect();
+            .collect()
+    }
+
+    /// The figures of everything that was added.
+    #[must_use]
+    pub fn outcome(&self) -> Outcome {
+        let curves = self.curves();
         let present: Vec<&Curves> = curves.iter().flatten().collect();
         let best = best_confidence(&present);
         let figures = |curves: &Curves| Figures {
@@ -168,6 +248,8 @@ struct Curves {
     precision: Vec<f64>,
     recall: Vec<f64>,
     average: [f64; OVERLAPS],
+    /// Precision by recall, at an overlap of one half.
+    by_recall: Vec<f64>,
 }
 
 impl Curves {
@@ -178,6 +260,7 @@ impl Curves {
                 precision: vec![0.0; CONFIDENCES],
                 recall: vec![0.0; CONFIDENCES],
                 average: [0.0; OVERLAPS],
+                by_recall: vec![0.0; RECALLS],
             };
         }
         let running = |level: usize| -> (Vec<f64>, Vec<f64>) {
@@ -197,14 +280,18 @@ impl Curves {
         };
         let average = std::array::from_fn(|level| {
             let (recall, precision) = running(level);
-            average_precision(&recall, &precision)
+            mean_precision(&by_recall(&recall, &precision))
         });
-        Self { recall: at(&recall, 0.0), precision: at(&precision, 1.0), average }
+        let by_recall = by_recall(&recall, &precision);
+        Self { recall: at(&recall, 0.0), precision: at(&precision, 1.0), average, by_recall }
     }
 }
 
-/// Area under precision over recall, at 101 recalls, with each precision raised to the best at no smaller recall.
-fn average_precision(recall: &[f64], precision: &[f64]) -> f64 {
+/// Recalls at which precision is looked at, from 0 to 1.
+pub const RECALLS: usize = 101;
+
+/// Precision at each of [`RECALLS`] recalls, raised to the best at no smaller recall.
+fn by_recall(recall: &[f64], precision: &[f64]) -> Vec<f64> {
     let mut recalls = vec![0.0];
     recalls.extend(recall);
     // Nothing is right beyond the last recall that was reached.
@@ -215,9 +302,12 @@ fn average_precision(recall: &[f64], precision: &[f64]) -> f64 {
     for i in (0..precisions.len() - 1).rev() {
         precisions[i] = precisions[i].max(precisions[i + 1]);
     }
-    const STEPS: usize = 100;
-    let at = |i: usize| interpolate(i as f64 / STEPS as f64, &recalls, &precisions, 1.0);
-    (0..STEPS).map(|i| (at(i) + at(i + 1)) / 2.0 / STEPS as f64).sum()
+    (0..RECALLS).map(|i| interpolate(i as f64 / (RECALLS - 1) as f64, &recalls, &precisions, 1.0)).collect()
+}
+
+/// The area under precision by recall.
+fn mean_precision(by_recall: &[f64]) -> f64 {
+    by_recall.windows(2).map(|pair| (pair[0] + pair[1]) / 2.0 / (RECALLS - 1) as f64).sum()
 }
 
 /// The value at `x` on the line through points with rising `xs`; `left` before the first, the last value after the last.
@@ -295,6 +385,17 @@ mod tests {
         let mean = tally.outcome().mean;
         assert!((mean.ap50 - 0.995).abs() < 1e-9, "{mean:?}");
         assert!((mean.ap50_95 - 0.995 * 0.3).abs() < 1e-9, "0.5, 0.55 and 0.6: {mean:?}");
+    }
+
+    #[test]
+    fn the_matrix_counts_what_was_taken_for_what() {
+        let mut tally = Tally::new(2);
+        let found = [detection(1, 0.0, 0.9), detection(0, 50.0, 0.8), detection(0, 0.0, 0.1)];
+        tally.add(&found, &[object(0, 0.0), object(1, 100.0)]);
+        let matrix = tally.matrix();
+        let counts: Vec<u64> = (0..3).flat_map(|said| (0..3).map(move |there| matrix.at(said, there))).collect();
+        // One of class 0 was taken for 1, one of class 0 was seen where nothing is, one of class 1 was not seen.
+        assert_eq!(counts, [0, 0, 1, 1, 0, 0, 0, 1, 0]);
     }
 
     #[test]

@@ -13,19 +13,21 @@ use evenkeel_yolo::data::loader::{Loader, Wanted};
 use evenkeel_yolo::data::order::Order;
 use evenkeel_yolo::data::sample;
 use evenkeel_yolo::data::set::{Problem, Set, Source};
+use evenkeel_yolo::memory::attempt;
 use evenkeel_yolo::metric::Figures;
 use evenkeel_yolo::network::Network;
 use evenkeel_yolo::schedule::Schedule;
 use evenkeel_yolo::settings::{OptimizerChoice, SaveEvery};
 use evenkeel_yolo::step::{Place, Report, Training};
 use evenkeel_yolo::team::Team;
-use evenkeel_yolo::validate::{self, validate};
+use evenkeel_yolo::validate::{self, Validation, validate};
 use evenkeel_yolo::weights;
 use serde::{Deserialize, Serialize};
 use tch::Tensor;
 
 use super::job::Job;
 use super::output::{self, File, Output};
+use super::pictures::{self, Found};
 use super::progress::{COLUMNS, Epoch};
 use super::stop::Stop;
 use super::{End, TrainError, group};
@@ -397,6 +399,9 @@ impl<'a> Run<'a> {
         }
         drop(loader);
         self.finish()?;
+        if self.is_leader() && self.job.settings.plots {
+            self.tell_undrawn(pictures::results(Path::new(&self.job.told.output)));
+        }
         self.tell_best();
         Ok(End::Done)
     }
@@ -486,11 +491,14 @@ impl<'a> Run<'a> {
         let steps = self.steps_per_epoch() as f64;
         let train = self.sums.map(|sum| sum / steps);
         let seconds = self.before + self.began.elapsed().as_secs_f64();
+        let images = f64::from(self.order.steps() * self.job.cut.target());
+        let rate = images / self.epoch_began.elapsed().as_secs_f64().max(1e-9);
         let validation = if self.job.settings.val || last { Some(self.validate(epoch)?) } else { None };
         let rates = self.training.schedule.rates(self.step - 1);
-        let told = Epoch { epoch, seconds, train, validation, rates };
+        let figures = validation.as_ref().map(|found| (found.outcome.mean, found.terms));
+        let told = Epoch { epoch, seconds, train, validation: figures, rates };
         let mut best = false;
-        if let Some((figures, _)) = validation {
+        if let Some((figures, _)) = figures {
             if self.best.is_none_or(|best| figures.ap50_95 > best.ap50_95) {
                 let Figures { precision, recall, ap50, ap50_95 } = figures;
                 self.best = Some(Best { epoch, precision, recall, ap50, ap50_95 });
@@ -499,19 +507,21 @@ impl<'a> Run<'a> {
         }
         if let Some(output) = &self.output {
             output.add_row(&told.row())?;
-            let images = f64::from(self.order.steps() * self.job.cut.target());
-            println!(
-                "{}",
-                told.line(self.job.told.epochs, images / self.epoch_began.elapsed().as_secs_f64().max(1e-9))
-            );
-            if validation.is_some() {
+            println!("{}", told.line(self.job.told.epochs, rate));
+            if figures.is_some() {
                 self.events.emit(&Event::Metrics { epoch, values: told.values() });
             }
         }
+        if let (Some(found), true) = (&validation, best) {
+            self.draw(found);
+        }
         (self.sums, self.epoch_open) = ([0.0; 3], false);
-        let mut files = vec![self.weights_file(output::LAST)];
-        if best {
-            files.push(self.weights_file(output::BEST));
+        let mut files = Vec::new();
+        if self.is_leader() {
+            files.push(self.weights_file(output::LAST));
+            if best {
+                files.push(self.weights_file(output::BEST));
+            }
         }
         let event = Event::Checkpoint {
             epoch,
@@ -524,7 +534,7 @@ impl<'a> Run<'a> {
         Ok(())
     }
 
-    fn validate(&mut self, epoch: u32) -> Result<(Figures, [f64; 3]), TrainError> {
+    fn validate(&mut self, epoch: u32) -> Result<Validation, TrainError> {
         let plan = validate::Plan {
             set: &self.sets.val,
             side: self.job.told.imgsz,
@@ -541,7 +551,30 @@ impl<'a> Run<'a> {
             self.events.emit(&Event::Note { message });
             self.validation_batch = found.batch;
         }
-        Ok((found.outcome.mean, found.terms))
+        Ok(found)
+    }
+
+    /// Draws what the best validation so far found. Pictures are worth no failure.
+    fn draw(&self, validation: &Validation) {
+        if !self.is_leader() || !self.job.settings.plots {
+            return;
+        }
+        let found = Found {
+            network: &self.training.average.network,
+            set: &self.sets.val,
+            side: self.job.told.imgsz,
+            names: &self.job.names,
+            tally: &validation.tally,
+            settings: &self.job.settings,
+        };
+        let drawn = attempt(|| pictures::validation(Path::new(&self.job.told.output), &found));
+        self.tell_undrawn(drawn.unwrap_or_else(|error| Err(error.to_string())));
+    }
+
+    fn tell_undrawn(&self, drawn: Result<(), String>) {
+        if let Err(error) = drawn {
+            println!("warning: a picture was not drawn: {error}");
+        }
     }
 
     /// The last figures told are the run's: they must be those of the weights that it leaves.

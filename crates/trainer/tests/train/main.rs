@@ -235,6 +235,18 @@ fn hostile_files_are_counted_and_named() {
 }
 
 #[test]
+fn pictures_are_drawn_unless_nobody_wants_them() {
+    let place = Place::with_images(8);
+    let drawn = |plots: bool| {
+        let trained = Job { cut: vec![vec![8]], ..Job::new(&place, json!({"plots": plots})) }.train(&[]).done();
+        let names = ["confusion_matrix.svg", "PR_curve.svg", "val_pred.svg", "results.svg"];
+        names.map(|name| std::fs::read_to_string(trained.path().join(name)).ok())
+    };
+    assert!(drawn(true).iter().all(|text| text.as_ref().is_some_and(|text| text.starts_with("<svg "))));
+    assert_eq!(drawn(false), [const { None }; 4]);
+}
+
+#[test]
 fn a_rank_that_dies_is_known_at_once() {
     let place = Place::with_images(16);
     let job = Job { epochs: 1000, cut: vec![vec![4], vec![4]], ..Job::new(&place, json!({"val": false})) };
