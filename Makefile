@@ -12,7 +12,7 @@ TORCH_CRATES := -p tch-distributed -p evenkeel-allocator -p evenkeel-yolo -p eve
 .DEFAULT_GOAL := help
 .PHONY: help build train smoke images workbench workbench-down controller
 .PHONY: test test-lint test-host test-torch test-torch-plain test-ddp-python test-official test-docker test-training test-workbench
-.PHONY: test-gpu check-memory check-long deny bench bench-ddp bench-native clean
+.PHONY: test-gpu check-memory check-long check-learning deny bench bench-ddp bench-native clean
 
 help: ## This list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-16s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -115,7 +115,11 @@ test-workbench: ## The workbench through its ports, and the compose files
 check-long: ## What takes long, whole: make test runs samples of it
 	EVENKEEL_TEST_LONG=1 $(MAKE) test-torch-plain check-memory test-docker test-training test-workbench
 	$(CARGO) test --locked --test image -- --ignored --nocapture
-	$(MAKE) bench bench-ddp bench-native deny
+	$(MAKE) bench bench-ddp bench-native check-learning deny
+
+check-learning: ## Whether the native trainer learns as well as the official one: two sets, three seeds each, half an hour
+	OUTPUT=$(CURDIR)/target/bench DOCKER_ARGS="--env EVENKEEL_LEARN_EPOCHS --env EVENKEEL_LEARN_IMAGES" && \
+	export OUTPUT DOCKER_ARGS && $(BESIDE_PYTHON) crates/yolo bare learning.py $(or $(SEEDS),3)
 
 bench: build ## Overhead and logs against the docker command, as ratios of one run
 	image=$$($(EVENKEEL) image build debian) && export EVENKEEL_TEST_IMAGE=$$image && \

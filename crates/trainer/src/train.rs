@@ -97,8 +97,17 @@ enum End {
     Stopped,
 }
 
-/// The subcommand.
-pub fn main() -> ExitCode {
+/// What is asked for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Doing {
+    /// To train.
+    Training,
+    /// To say how good given weights are.
+    Validation,
+}
+
+/// The subcommands.
+pub fn main(doing: Doing) -> ExitCode {
     let lookup = |name: &str| std::env::var(name).ok();
     let environment = match Environment::read(lookup) {
         Ok(environment) => environment,
@@ -124,7 +133,11 @@ pub fn main() -> ExitCode {
         Err(error) => return refuse(Some(&events), &chain(&error)),
     };
     // Steps and validations recover by themselves; this is for what comes before and between.
-    let outcome = attempt(|| run::run(&environment, &job, &events, &stop)).unwrap_or_else(|error| Err(error.into()));
+    let outcome = attempt(|| match doing {
+        Doing::Training => run::run(&environment, &job, &events, &stop),
+        Doing::Validation => run::validation(&environment, &job, &events),
+    })
+    .unwrap_or_else(|error| Err(error.into()));
     match outcome {
         Ok(End::Done) => ExitCode::SUCCESS,
         // Peers stop as well; an orderly exit would wait for them.

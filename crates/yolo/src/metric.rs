@@ -187,6 +187,12 @@ impl Tally {
         }
     }
 
+    /// Objects of a class that were there.
+    #[must_use]
+    pub fn objects(&self, class: usize) -> u64 {
+        self.there.get(class).copied().unwrap_or(0)
+    }
+
     /// What was taken for what.
     #[must_use]
     pub fn matrix(&self) -> &Matrix {

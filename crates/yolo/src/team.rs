@@ -90,8 +90,8 @@ impl Team {
     ///
     /// A peer is lost or late.
     pub fn agrees(&self, value: u64) -> Result<bool> {
-        // One bit less, so that the negative exists as well.
-        let value = (value >> 1) as i64;
+        // Scattered, so that the bit that is given up for the negative to exist is none that two near numbers differ in alone.
+        let value = (value.wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 1) as i64;
         let ends = self.largest(&[value, -value])?;
         Ok(ends[0] == -ends[1])
     }

@@ -9,6 +9,8 @@ use std::thread::JoinHandle;
 
 use evenkeel_wire::Event;
 use evenkeel_yolo::checkpoint::{self, Checkpoint, CheckpointError, Value};
+use evenkeel_yolo::metric::Figures;
+use evenkeel_yolo::validate::Validation;
 
 use crate::events::Events;
 
@@ -19,6 +21,8 @@ pub const BEST: &str = "weights/best.safetensors";
 /// All that the next step depends on.
 const STATE: &str = "weights/state.safetensors";
 const TABLE: &str = "results.csv";
+/// The best epoch's figures, class by class.
+const CLASSES: &str = "classes.csv";
 
 /// What could not be kept.
 #[derive(Debug, thiserror::Error)]
@@ -110,6 +114,25 @@ impl Output {
             Ok(outcome) => outcome,
             Err(panic) => std::panic::resume_unwind(panic),
         })
+    }
+
+    /// Writes the figures of every class that has objects.
+    ///
+    /// # Errors
+    ///
+    /// The file cannot be written.
+    pub fn write_classes(&self, validation: &Validation, names: &[String]) -> Result<(), OutputError> {
+        let mut text = "class,name,objects,precision,recall,mAP50,mAP50-95\n".to_owned();
+        for (class, (figures, name)) in validation.outcome.classes.iter().zip(names).enumerate() {
+            let Some(it) = figures else { continue };
+            let objects = validation.tally.objects(class);
+            // As RFC 4180 has it: a name may hold a comma.
+            let name = format!("\"{}\"", name.replace('"', "\"\""));
+            let Figures { precision, recall, ap50, ap50_95 } = it;
+            text.push_str(&format!("{class},{name},{objects},{precision:.6},{recall:.6},{ap50:.6},{ap50_95:.6}\n"));
+        }
+        let path = self.folder.join(CLASSES);
+        fs::write(&path, text).map_err(|source| OutputError::Write { path, source })
     }
 
     /// Sets the table of epochs to its first `epochs` rows, as after a training that goes on from there.

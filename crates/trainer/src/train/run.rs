@@ -55,6 +55,61 @@ pub fn run(environment: &Environment, job: &Job, events: &Arc<Events>, stop: &St
     })
 }
 
+/// Validates the job's weights, without training.
+///
+/// # Errors
+///
+/// The data, the devices, the ranks or the weights failed; see [`TrainError`].
+pub fn validation(environment: &Environment, job: &Job, events: &Arc<Events>) -> Result<End, TrainError> {
+    let device = group::device(environment)?;
+    if device == tch::Device::Cpu {
+        evenkeel_allocator::install(job.memory);
+    }
+    group::with_team(environment, device, events, |team| {
+        let set = Sets::scan_one(environment, job, team, events, "validation", &job.told.data.val)?;
+        let network =
+            Network::new(job.scale, job.names.len() as i64, device, job.told.seed, job.settings.channels_last);
+        if let Some(given) = &job.weights {
+            weights::fill(&network, &given.tensors)?;
+        }
+        let plan = validate::Plan {
+            set: &set,
+            side: job.told.imgsz,
+            batch: (2 * job.cut.largest()).max(1) as usize,
+            threads: data_threads(environment, job),
+            settings: &job.settings,
+        };
+        let found = validate(&network, &plan, team, &mut |_| ())?;
+        if team.rank() == 0 {
+            let Figures { precision, recall, ap50, ap50_95 } = found.outcome.mean;
+            println!("P {precision:.4}, R {recall:.4}, mAP50 {ap50:.4}, mAP50-95 {ap50_95:.4}");
+            events.emit(&Event::Metrics { epoch: 0, values: named(&found.outcome.mean) });
+        }
+        Ok(End::Done)
+    })
+}
+
+/// Figures by the names that people know.
+fn named(figures: &Figures) -> BTreeMap<String, f64> {
+    let values = [
+        ("metrics/precision(B)", figures.precision),
+        ("metrics/recall(B)", figures.recall),
+        ("metrics/mAP50(B)", figures.ap50),
+        ("metrics/mAP50-95(B)", figures.ap50_95),
+    ];
+    values.into_iter().map(|(name, value)| (name.to_owned(), value)).collect()
+}
+
+/// A device of one core has one thread beside the one that computes, which waits most of the time.
+fn data_threads(environment: &Environment, job: &Job) -> usize {
+    let cores = std::thread::available_parallelism().map_or(1, usize::from) / environment.local_world_size as usize;
+    let fitting = match environment.device {
+        Device::Cpu => cores / 8,
+        Device::Cuda => cores.min(8),
+    };
+    job.settings.workers.unwrap_or(fitting).max(1)
+}
+
 /// The splits of the data set.
 struct Sets {
     train: Arc<Set>,
@@ -63,26 +118,35 @@ struct Sets {
 
 impl Sets {
     fn scan(environment: &Environment, job: &Job, team: &Team, events: &Events) -> Result<Self, TrainError> {
+        let scan = |split: &str, entries: &[String]| Self::scan_one(environment, job, team, events, split, entries);
+        Ok(Self { train: scan("training", &job.told.data.train)?, val: scan("validation", &job.told.data.val)? })
+    }
+
+    fn scan_one(
+        environment: &Environment,
+        job: &Job,
+        team: &Team,
+        events: &Events,
+        split: &str,
+        entries: &[String],
+    ) -> Result<Arc<Set>, TrainError> {
         let cores = std::thread::available_parallelism().map_or(1, usize::from);
         let threads = (cores / environment.local_world_size as usize).max(1);
-        let scan = |split: &str, entries: &[String]| -> Result<Arc<Set>, TrainError> {
-            let source = Source {
-                root: Path::new(&job.told.data.path),
-                entries,
-                classes: job.names.len() as u32,
-                single_class: job.settings.single_cls,
-                limit: job.told.max_images.map(|limit| limit as usize),
-            };
-            let set = Set::scan(&source, threads)?;
-            if team.rank() == 0 {
-                tell_set(split, &set, events);
-            }
-            if !team.agrees(set.fingerprint())? {
-                return Err(TrainError::Data(format!("the ranks see different files in the {split} split")));
-            }
-            Ok(Arc::new(set))
+        let source = Source {
+            root: Path::new(&job.told.data.path),
+            entries,
+            classes: job.names.len() as u32,
+            single_class: job.settings.single_cls,
+            limit: job.told.max_images.map(|limit| limit as usize),
         };
-        Ok(Self { train: scan("training", &job.told.data.train)?, val: scan("validation", &job.told.data.val)? })
+        let set = Set::scan(&source, threads)?;
+        if team.rank() == 0 {
+            tell_set(split, &set, events);
+        }
+        if !team.agrees(set.fingerprint())? {
+            return Err(TrainError::Data(format!("the ranks see different files in the {split} split")));
+        }
+        Ok(Arc::new(set))
     }
 }
 
@@ -149,6 +213,8 @@ struct Run<'a> {
     team: &'a Team,
     events: &'a Arc<Events>,
     sets: Sets,
+    /// Fingerprint of the training split, which takes a look at every label.
+    data: u64,
     order: Order,
     training: Training,
     output: Option<Output>,
@@ -197,6 +263,7 @@ impl<'a> Run<'a> {
             job,
             team,
             events,
+            data: sets.train.fingerprint(),
             sets,
             order,
             training,
@@ -311,7 +378,7 @@ impl<'a> Run<'a> {
             target: self.job.cut.target(),
             seed: self.job.told.seed,
             steps_per_epoch: self.order.steps(),
-            data: self.sets.train.fingerprint(),
+            data: self.data,
             cut: training.cut.0.clone(),
             step: self.step,
             epoch_open: self.epoch_open,
@@ -429,18 +496,7 @@ impl<'a> Run<'a> {
         let make = move |wanted: &Wanted, number: u32| {
             sample::training(&set, number, side, wanted.epoch, seed, wanted.epoch < mosaics_until, &settings)
         };
-        Loader::new(wanted, self.data_threads(), AHEAD, make)
-    }
-
-    /// A device of one core has one thread beside the one that computes, which waits most of the time.
-    fn data_threads(&self) -> usize {
-        let cores =
-            std::thread::available_parallelism().map_or(1, usize::from) / self.environment.local_world_size as usize;
-        let fitting = match self.environment.device {
-            Device::Cpu => cores / 8,
-            Device::Cuda => cores.min(8),
-        };
-        self.job.settings.workers.unwrap_or(fitting).max(1)
+        Loader::new(wanted, data_threads(self.environment, self.job), AHEAD, make)
     }
 
     /// What a test wants to fail is asked for before each place.
@@ -513,6 +569,9 @@ impl<'a> Run<'a> {
             }
         }
         if let (Some(found), true) = (&validation, best) {
+            if let Some(output) = &self.output {
+                output.write_classes(found, &self.job.names)?;
+            }
             self.draw(found);
         }
         (self.sums, self.epoch_open) = ([0.0; 3], false);
@@ -539,7 +598,7 @@ impl<'a> Run<'a> {
             set: &self.sets.val,
             side: self.job.told.imgsz,
             batch: self.validation_batch,
-            threads: self.data_threads(),
+            threads: data_threads(self.environment, self.job),
             settings: &self.job.settings,
         };
         let found = validate(&self.training.average.network, &plan, self.team, &mut self.probe())?;
@@ -589,13 +648,8 @@ impl<'a> Run<'a> {
         );
         println!("{message}");
         self.events.emit(&Event::Note { message });
-        let values = [
-            ("metrics/precision(B)", best.precision),
-            ("metrics/recall(B)", best.recall),
-            ("metrics/mAP50(B)", best.ap50),
-            ("metrics/mAP50-95(B)", best.ap50_95),
-        ];
-        let values = values.into_iter().map(|(name, value)| (name.to_owned(), value)).collect();
+        let Best { precision, recall, ap50, ap50_95, .. } = best;
+        let values = named(&Figures { precision, recall, ap50, ap50_95 });
         self.events.emit(&Event::Metrics { epoch: best.epoch, values });
     }
 

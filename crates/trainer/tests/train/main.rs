@@ -242,6 +242,10 @@ fn pictures_are_drawn_unless_nobody_wants_them() {
         let names = ["confusion_matrix.svg", "PR_curve.svg", "val_pred.svg", "results.svg"];
         names.map(|name| std::fs::read_to_string(trained.path().join(name)).ok())
     };
+    let trained = Job { cut: vec![vec![8]], ..Job::new(&place, json!({"plots": false})) }.train(&[]).done();
+    let classes = std::fs::read_to_string(trained.path().join("classes.csv")).expect("a table");
+    assert_eq!(classes.lines().next(), Some("class,name,objects,precision,recall,mAP50,mAP50-95"));
+    assert!(classes.contains("0,\"red\",") && classes.contains("1,\"green\","), "{classes}");
     assert!(drawn(true).iter().all(|text| text.as_ref().is_some_and(|text| text.starts_with("<svg "))));
     assert_eq!(drawn(false), [const { None }; 4]);
 }

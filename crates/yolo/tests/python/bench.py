@@ -13,20 +13,17 @@ import statistics
 import subprocess
 import sys
 import tempfile
-import time
 from pathlib import Path
 
 import numpy as np
+import trainers
 from PIL import Image
 
 PAIRS = int(os.environ.get("EVENKEEL_BENCH_PAIRS", "3"))
 SIDE, SHARE, STEPS, WARM_UP = 160, 16, 24, 6
 LIMIT = 600
-NATIVE = ["/usr/local/bin/evenkeel-trainer", "train"]
-OFFICIAL = ["/opt/venv/bin/python3", "-m", "evenkeel_ultralytics"]
 # Augmentation as by default, but for what only the official package has (it is off there).
 ARGS = {"optimizer": "SGD", "lr0": 0.01, "momentum": 0.937, "val": False, "plots": False}
-OFFICIAL_ARGS = {"erasing": 0.0, "auto_augment": None, "workers": 1}
 
 
 def data(folder, count):
@@ -46,50 +43,18 @@ def data(folder, count):
             (folder / "labels" / split / f"{number}.txt").write_text("\n".join(lines))
 
 
-def train(command, folder, device, args):
+def train(command, folder, device):
     """Images a second of all ranks after the warm-up, and seconds from the start to the end of the first step."""
     ranks = 1 if device == "cuda" else 2
-    target = SHARE * ranks
-    with tempfile.TemporaryDirectory() as output:
-        job = {
-            "version": 1, "run": "bench", "generation": 1, "device": device, "model": "yolov8n.yaml",
-            "data": {"path": str(folder), "train": ["images/train"], "val": ["images/val"], "names": {"0": "a", "1": "b", "2": "c"}},
-            "epochs": 1, "imgsz": SIDE, "seed": 0, "target_batch": target, "micro_batches": [[SHARE]] * ranks,
-            "output": output, "max_images": None, "args": args,
-        }  # fmt: skip
-        job_file = Path(output, "job.json")
-        job_file.write_text(json.dumps(job))
-        port = 20_000 + os.getpid() % 10_000 + int(time.monotonic() * 10) % 10_000
-        began, running = time.monotonic(), []
-        for rank in range(ranks):
-            events = open(f"{output}/events-{rank}", "w+")
-            environment = os.environ | {
-                "RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": str(ranks), "LOCAL_WORLD_SIZE": str(ranks),
-                "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "EVENKEEL_JOB": str(job_file), "EVENKEEL_DEVICE": device,
-                "EVENKEEL_EVENTS_FD": str(events.fileno()), "OMP_NUM_THREADS": "1" if device == "cpu" else "4",
-            }  # fmt: skip
-            log = open(f"{output}/log-{rank}", "w+")
-            process = subprocess.Popen(command, env=environment, pass_fds=[events.fileno()], stdout=log, stderr=log)
-            running.append((process, events, log))
-        first = None
-        while first is None and all(process.poll() is None for process, _, _ in running):
-            if '"step"' in Path(f"{output}/events-0").read_text():
-                first = time.monotonic() - began
-            time.sleep(0.005)
-        for process, _, log in running:
-            if process.wait(LIMIT) != 0:
-                log.seek(0)
-                sys.exit(f"{command[0]} ended with {process.returncode}:\n{log.read()}")
-        rates = []
-        for _, events, _ in running:
-            events.seek(0)
-            told = [json.loads(line) for line in events]
-            steps = [event for event in told if event["kind"] == "step"]
-            assert len(steps) == STEPS and all(step["images"] == SHARE for step in steps), len(steps)
-            # The last step of the official trainer holds the end of its epoch.
-            counted = steps[WARM_UP:-1]
-            rates.append(SHARE * len(counted) / sum(step["time_ms"] / 1e3 for step in counted))
-        return sum(rates), first
+    run = trainers.run(command, folder, "abc", ranks=ranks, share=SHARE, side=SIDE, device=device, args=ARGS)
+    rates = []
+    for rank in range(ranks):
+        steps = run.told("step", rank)
+        assert len(steps) == STEPS and all(step["images"] == SHARE for step in steps), len(steps)
+        # The last step of the official trainer holds the end of its epoch.
+        counted = steps[WARM_UP:-1]
+        rates.append(SHARE * len(counted) / sum(step["time_ms"] / 1e3 for step in counted))
+    return sum(rates), run.first_step
 
 
 def bare(program, device):
@@ -108,8 +73,8 @@ def main(program, device):
         data(Path(folder), SHARE * STEPS * (1 if device == "cuda" else 2))
         for pair in range(PAIRS):
             bound.append(bare(program, device))
-            ours, ours_first = train(NATIVE, folder, device, ARGS)
-            theirs, theirs_first = train(OFFICIAL, folder, device, ARGS | OFFICIAL_ARGS)
+            ours, ours_first = train(trainers.NATIVE, folder, device)
+            theirs, theirs_first = train(trainers.OFFICIAL, folder, device)
             pairs.append({"native": ours, "official": theirs, "native_first": ours_first, "official_first": theirs_first})
             print(
                 f"pair {pair + 1}: native {ours:.1f} images/s, official {theirs:.1f}, bare {bound[-1]:.1f}; first step after "
