@@ -1,7 +1,8 @@
-//! From files to batches: pictures and labels are found ([`set`]), decoded ([`picture`], [`label`]), changed at random ([`augment`],
+//! From files to batches: pictures and labels are found ([`set`]), decoded ([`picture`], [`label`]) and kept ([`gallery`]), changed at random ([`augment`],
 //! [`sample`]), put in the order of the steps ([`order`]) and made ahead of their use ([`loader`]).
 
 pub mod augment;
+pub mod gallery;
 pub mod label;
 pub mod loader;
 pub mod order;

@@ -5,9 +5,10 @@ use std::sync::Arc;
 
 use tch::{Kind, Tensor};
 
+use crate::data::gallery::Gallery;
 use crate::data::loader::{Batch, Loader, Wanted};
 use crate::data::sample;
-use crate::data::set::{Problem, Set};
+use crate::data::set::Problem;
 use crate::loss::{Assignment, Objects, loss};
 use crate::memory::{OutOfMemory, attempt};
 use crate::metric::{Outcome, Tally};
@@ -51,10 +52,8 @@ pub enum ValidationError {
 /// How to validate.
 #[derive(Clone, Debug)]
 pub struct Plan<'a> {
-    /// The set.
-    pub set: &'a Arc<Set>,
-    /// Longer side of an image in pixels.
-    pub side: u32,
+    /// The set, at the size of the validation.
+    pub gallery: &'a Arc<Gallery>,
     /// Images of a batch at most.
     pub batch: usize,
     /// Threads that read images.
@@ -75,7 +74,7 @@ pub fn validate(
     team: &Team,
     probe: &mut dyn FnMut(Place),
 ) -> Result<Validation, ValidationError> {
-    let order = order(plan.set, plan.side);
+    let order = order(plan.gallery);
     let share = |rank: u32| order.len() * rank as usize / team.size() as usize;
     let own = &order[share(team.rank())..share(team.rank() + 1)];
     let mut part = Part {
@@ -105,9 +104,9 @@ pub fn validate(
 }
 
 /// The set's numbers by the size of their frames, so that batches are of one size.
-fn order(set: &Set, side: u32) -> Vec<u32> {
-    let mut numbers: Vec<u32> = (0..set.entries.len() as u32).collect();
-    numbers.sort_by_key(|number| sample::frame(&set.entries[*number as usize], side));
+fn order(gallery: &Gallery) -> Vec<u32> {
+    let mut numbers: Vec<u32> = (0..gallery.set().entries.len() as u32).collect();
+    numbers.sort_by_key(|number| sample::frame(gallery.entry(*number), gallery.side()));
     numbers
 }
 
@@ -121,19 +120,17 @@ struct Part<'a> {
 
 impl Part<'_> {
     fn all(&mut self, own: &[u32], probe: &mut dyn FnMut(Place)) -> Result<Vec<Problem>, OutOfMemory> {
-        let (set, side) = (self.plan.set.clone(), self.plan.side);
+        let gallery = self.plan.gallery.clone();
+        let frame = |number: u32| sample::frame(gallery.entry(number), gallery.side());
         let wanted: Vec<Wanted> = own
-            .chunk_by(|a, b| {
-                let frame = |number: &u32| sample::frame(&set.entries[*number as usize], side);
-                frame(a) == frame(b)
-            })
+            .chunk_by(|a, b| frame(*a) == frame(*b))
             .flat_map(|equal| equal.chunks(self.plan.batch.max(1)))
             .map(|numbers| {
-                let (width, height) = sample::frame(&set.entries[numbers[0] as usize], side);
+                let (width, height) = frame(numbers[0]);
                 Wanted { numbers: numbers.to_vec(), epoch: 0, width, height }
             })
             .collect();
-        let read = move |_: &Wanted, number: u32| sample::validation(&set.entries[number as usize], side);
+        let read = move |_: &Wanted, number: u32| sample::validation(&gallery, number);
         let mut problems = Vec::new();
         for batch in Loader::new(wanted.into_iter(), self.plan.threads, 2, read) {
             let images = batch.objects.len();

@@ -3,9 +3,9 @@
 use std::fs;
 use std::path::Path;
 
+use evenkeel_yolo::data::gallery::Gallery;
 use evenkeel_yolo::data::picture::Picture;
 use evenkeel_yolo::data::sample;
-use evenkeel_yolo::data::set::Set;
 use evenkeel_yolo::metric::Tally;
 use evenkeel_yolo::network::Network;
 use evenkeel_yolo::nms::{self, Detection, Limits};
@@ -24,9 +24,7 @@ pub struct Found<'a> {
     /// The network that was validated.
     pub network: &'a Network,
     /// The set that it was validated on.
-    pub set: &'a Set,
-    /// Longer side of an image in pixels.
-    pub side: u32,
+    pub gallery: &'a Gallery,
     /// Names of the classes.
     pub names: &'a [String],
     /// Everything that was found.
@@ -43,7 +41,7 @@ pub struct Found<'a> {
 pub fn validation(folder: &Path, found: &Found<'_>) -> Result<(), String> {
     write(folder, "confusion_matrix.svg", &plot::confusion(found.tally.matrix(), found.names))?;
     write(folder, "PR_curve.svg", &plot::precision_recall(&found.tally.precision_recall(), found.names))?;
-    let count = found.set.entries.len();
+    let count = found.gallery.set().entries.len();
     let spread = (0..SHOWN.min(count)).map(|at| at * count / SHOWN.min(count));
     let shown: Vec<(Picture, Vec<Detection>)> = spread.map(|number| detected(found, number)).collect();
     let drawn = plot::detections(&shown, found.names).map_err(|error| error.to_string())?;
@@ -52,9 +50,9 @@ pub fn validation(folder: &Path, found: &Found<'_>) -> Result<(), String> {
 
 /// A picture of the set with what the network finds in it.
 fn detected(found: &Found<'_>, number: usize) -> (Picture, Vec<Detection>) {
-    let entry = &found.set.entries[number];
-    let (width, height) = sample::frame(entry, found.side);
-    let rgb = sample::validation(entry, found.side).rgb;
+    let number = number as u32;
+    let (width, height) = sample::frame(found.gallery.entry(number), found.gallery.side());
+    let rgb = sample::validation(found.gallery, number).rgb;
     let images = Tensor::from_slice(&rgb).view([1, height.into(), width.into(), 3]).permute([0, 3, 1, 2]);
     let input = step::input(&images, found.network.device(), found.settings.channels_last);
     let (boxes, scores) = found.network.model.predict(&input);

@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 
 use evenkeel_wire::Event;
 use evenkeel_yolo::checkpoint::{Checkpoint, Value};
+use evenkeel_yolo::data::gallery::Gallery;
 use evenkeel_yolo::data::loader::{Loader, Wanted};
 use evenkeel_yolo::data::order::Order;
 use evenkeel_yolo::data::sample;
@@ -36,6 +37,8 @@ use crate::events::Events;
 
 /// Steps whose images are ready or being made: enough for a step that takes longer than another.
 const AHEAD: usize = 2;
+/// Bytes of decoded pictures that a rank keeps of each split.
+const KEPT: usize = 512 << 20;
 /// Files that are named when many cannot be used.
 const NAMED: usize = 5;
 
@@ -66,15 +69,14 @@ pub fn validation(environment: &Environment, job: &Job, events: &Arc<Events>) ->
         evenkeel_allocator::install(job.memory);
     }
     group::with_team(environment, device, events, |team| {
-        let set = Sets::scan_one(environment, job, team, events, "validation", &job.told.data.val)?;
+        let gallery = Sets::scan_one(environment, job, team, events, "validation", &job.told.data.val)?;
         let network =
             Network::new(job.scale, job.names.len() as i64, device, job.told.seed, job.settings.channels_last);
         if let Some(given) = &job.weights {
             weights::fill(&network, &given.tensors)?;
         }
         let plan = validate::Plan {
-            set: &set,
-            side: job.told.imgsz,
+            gallery: &gallery,
             batch: (2 * job.cut.largest()).max(1) as usize,
             threads: data_threads(environment, job),
             settings: &job.settings,
@@ -112,8 +114,8 @@ fn data_threads(environment: &Environment, job: &Job) -> usize {
 
 /// The splits of the data set.
 struct Sets {
-    train: Arc<Set>,
-    val: Arc<Set>,
+    train: Arc<Gallery>,
+    val: Arc<Gallery>,
 }
 
 impl Sets {
@@ -129,7 +131,7 @@ impl Sets {
         events: &Events,
         split: &str,
         entries: &[String],
-    ) -> Result<Arc<Set>, TrainError> {
+    ) -> Result<Arc<Gallery>, TrainError> {
         let cores = std::thread::available_parallelism().map_or(1, usize::from);
         let threads = (cores / environment.local_world_size as usize).max(1);
         let source = Source {
@@ -146,7 +148,7 @@ impl Sets {
         if !team.agrees(set.fingerprint())? {
             return Err(TrainError::Data(format!("the ranks see different files in the {split} split")));
         }
-        Ok(Arc::new(set))
+        Ok(Arc::new(Gallery::new(Arc::new(set), job.told.imgsz, KEPT)))
     }
 }
 
@@ -242,7 +244,7 @@ impl<'a> Run<'a> {
         sets: Sets,
     ) -> Result<Self, TrainError> {
         let settings = &job.settings;
-        let order = Order::new(sets.train.entries.len() as u32, job.cut.target(), job.told.seed)?;
+        let order = Order::new(sets.train.set().entries.len() as u32, job.cut.target(), job.told.seed)?;
         let classes = job.names.len();
         let schedule = Schedule::new(settings, job.told.epochs, order.steps().into(), classes);
         let network = Network::new(job.scale, classes as i64, device, job.told.seed, settings.channels_last);
@@ -263,7 +265,7 @@ impl<'a> Run<'a> {
             job,
             team,
             events,
-            data: sets.train.fingerprint(),
+            data: sets.train.set().fingerprint(),
             sets,
             order,
             training,
@@ -490,11 +492,11 @@ impl<'a> Run<'a> {
             };
             images.chunks_exact(target).skip(skipped).map(of_step).collect::<Vec<_>>()
         });
-        let (set, settings) = (self.sets.train.clone(), self.job.settings.clone());
+        let (gallery, settings) = (self.sets.train.clone(), self.job.settings.clone());
         // As in the official trainer, a training that is shorter than that has mosaics to its end.
         let mosaics_until = epochs.checked_sub(settings.close_mosaic).unwrap_or(epochs);
         let make = move |wanted: &Wanted, number: u32| {
-            sample::training(&set, number, side, wanted.epoch, seed, wanted.epoch < mosaics_until, &settings)
+            sample::training(&gallery, number, wanted.epoch, seed, wanted.epoch < mosaics_until, &settings)
         };
         Loader::new(wanted, data_threads(self.environment, self.job), AHEAD, make)
     }
@@ -595,8 +597,7 @@ impl<'a> Run<'a> {
 
     fn validate(&mut self, epoch: u32) -> Result<Validation, TrainError> {
         let plan = validate::Plan {
-            set: &self.sets.val,
-            side: self.job.told.imgsz,
+            gallery: &self.sets.val,
             batch: self.validation_batch,
             threads: data_threads(self.environment, self.job),
             settings: &self.job.settings,
@@ -620,8 +621,7 @@ impl<'a> Run<'a> {
         }
         let found = Found {
             network: &self.training.average.network,
-            set: &self.sets.val,
-            side: self.job.told.imgsz,
+            gallery: &self.sets.val,
             names: &self.job.names,
             tally: &validation.tally,
             settings: &self.job.settings,
@@ -689,7 +689,7 @@ impl<'a> Run<'a> {
 }
 
 fn tell_start(job: &Job, schedule: &Schedule, sets: &Sets, order: &Order) {
-    let (images, target) = (sets.train.entries.len() as u32, job.cut.target());
+    let (images, target) = (sets.train.set().entries.len() as u32, job.cut.target());
     let left = images - order.steps() * target;
     let optimizer = match schedule.optimizer {
         OptimizerChoice::AdamW => "AdamW",

@@ -3,8 +3,9 @@
 use rand::Rng;
 
 use super::augment::{GREY, Scene, affine, colour, mirror, mosaic};
-use super::picture::{Picture, read};
-use super::set::{Entry, Problem, Set};
+use super::gallery::Gallery;
+use super::picture::Picture;
+use super::set::{Entry, Problem};
 use crate::loss::Object;
 use crate::random::{Purpose, generator};
 use crate::settings::Settings;
@@ -20,24 +21,24 @@ pub struct Sample {
     pub problems: Vec<Problem>,
 }
 
-/// Training image `number` of an epoch, a square of `side`, by the set's own numbers.
+/// Training image `number` of an epoch, a square of the gallery's side.
 #[must_use]
 pub fn training(
-    set: &Set,
+    gallery: &Gallery,
     number: u32,
-    side: u32,
     epoch: u32,
     seed: u64,
     with_mosaic: bool,
     settings: &Settings,
 ) -> Sample {
+    let side = gallery.side();
     let mut chance = generator(Purpose::Augment, seed, epoch, number.into());
     let mut problems = Vec::new();
     // Drawn even where mosaics are over, so that the rest is drawn as it was.
     let joined = chance.random_bool(settings.mosaic) && with_mosaic;
-    let mut of = |number: u32| scene(&set.entries[number as usize], side, &mut problems);
+    let mut of = |number: u32| scene(gallery, number, &mut problems);
     let scene = if joined {
-        let last = set.entries.len() as u32;
+        let last = gallery.set().entries.len() as u32;
         let numbers =
             [number, chance.random_range(0..last), chance.random_range(0..last), chance.random_range(0..last)];
         mosaic(numbers.map(&mut of), side, &mut chance)
@@ -50,12 +51,12 @@ pub fn training(
     Sample { rgb: scene.picture.rgb, objects: scene.objects, problems }
 }
 
-/// A validation image: fitted into `side`, in the middle of a grey frame of [`frame`]'s size.
+/// Validation image `number`, in the middle of a grey frame of [`frame`]'s size.
 #[must_use]
-pub fn validation(entry: &Entry, side: u32) -> Sample {
+pub fn validation(gallery: &Gallery, number: u32) -> Sample {
     let mut problems = Vec::new();
-    let scene = scene(entry, side, &mut problems);
-    let (width, height) = frame(entry, side);
+    let scene = scene(gallery, number, &mut problems);
+    let (width, height) = frame(gallery.entry(number), gallery.side());
     let mut canvas = Picture::plain(width, height, GREY);
     let free = |outer: u32, inner: u32| i64::from((outer - inner) / 2);
     let (x, y) = (free(width, scene.picture.width), free(height, scene.picture.height));
@@ -78,13 +79,14 @@ pub fn frame(entry: &Entry, side: u32) -> (u32, u32) {
     (padded(width), padded(height))
 }
 
-/// A picture with its longer side made `side`, and its objects in pixels.
-fn scene(entry: &Entry, side: u32, problems: &mut Vec<Problem>) -> Scene {
-    let picture = match read(&entry.path) {
-        Ok(picture) => picture.fitted(side),
+/// A picture of the gallery and its objects in pixels.
+fn scene(gallery: &Gallery, number: u32, problems: &mut Vec<Problem>) -> Scene {
+    let entry = gallery.entry(number);
+    let picture = match gallery.picture(number) {
+        Ok(picture) => Picture::clone(&picture),
         Err(error) => {
             problems.push(Problem { path: entry.path.clone(), why: error.to_string(), skipped: true });
-            let (width, height) = super::picture::fitted(entry.width, entry.height, side);
+            let (width, height) = super::picture::fitted(entry.width, entry.height, gallery.side());
             return Scene { picture: Picture::plain(width, height, GREY), objects: Vec::new() };
         }
     };
