@@ -118,13 +118,17 @@ fn two_ranks_of_8_step_as_one_of_16() {
 #[test]
 fn a_quick_look_is_quick() {
     needs_engine!();
-    let place = shapes(256, "epochs: 100\nbatch: 64");
+    looks_quickly(&shapes(256, "epochs: 100\nbatch: 64"));
+}
+
+/// Four steps of micro-batches of 4, in a record of its own.
+fn looks_quickly(place: &Place) {
     place.run(&["train", "job.yaml", "--smoke"]).with_code(0).saying("done in");
-    let steps = told(&place, 0, "step");
+    let steps = told(place, 0, "step");
     assert_eq!(steps.len(), 4);
     assert!(steps.iter().all(|step| step["images"] == 4), "another micro-batch: {steps:?}");
     assert!(place.record().parent().is_some_and(|family| family.ends_with("t-smoke")));
-    nothing_left(&place);
+    nothing_left(place);
 }
 
 #[test]
@@ -247,22 +251,27 @@ fn a_little_shared_memory_is_told_and_does_not_hang() {
 fn a_stopped_training_leaves_the_last_whole_epoch() {
     needs_engine!();
     let place = small("epochs: 1000\nbatch: 8\nargs: {plots: false, val: false}");
+    stops_after_an_epoch(&place, "weights/last.pt", "stopped; weights/last.pt is that of epoch");
+    assert!(place.record().join("weights/last.pt").is_file());
+    nothing_left(&place);
+}
+
+/// Interrupts a training of two ranks once it has told of the weights of an epoch; it says that it was stopped.
+fn stops_after_an_epoch(place: &Place, weights: &str, says: &str) {
     let running = Running::start(place.evenkeel(&["train", "job.yaml"]));
     until("an epoch's weights", || {
         let events = std::fs::read_dir(place.path().join("runs/t")).into_iter().flatten().flatten();
         let mut texts =
             events.filter_map(|run| std::fs::read_to_string(run.path().join("events/rank-0.events.jsonl")).ok());
-        texts.any(|text| text.contains("\"weights/last.pt\"")).then_some(())
+        texts.any(|text| text.contains(&format!("\"{weights}\""))).then_some(())
     });
     running.signal("INT");
-    running.end().with_code(130).saying("stopped; weights/last.pt is that of epoch");
+    running.end().with_code(130).saying(says);
     for rank in 0..2 {
         // Not by SIGKILL after the grace period.
-        let exit = told(&place, rank, "exit").pop().expect("a seal");
+        let exit = told(place, rank, "exit").pop().expect("a seal");
         assert_eq!((&exit["code"], &exit["stopped"]), (&143.into(), &true.into()), "{exit}");
     }
-    assert!(place.record().join("weights/last.pt").is_file());
-    nothing_left(&place);
 }
 
 #[test]

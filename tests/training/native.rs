@@ -5,8 +5,8 @@ use std::path::Path;
 use serde_json::Value;
 
 use crate::needs_engine;
-use crate::support::{Place, Running, docker, nothing_left, until};
-use crate::told;
+use crate::support::{Place, docker, nothing_left};
+use crate::{looks_quickly, stops_after_an_epoch, told};
 
 /// A place with some drawn shapes of 64 pixels, and a job for them; `more` are further lines of it.
 fn small(images: u32, more: &str) -> Place {
@@ -44,19 +44,7 @@ fn what_runs_out_of_memory_steps_down_and_keeps_its_target() {
 fn a_stopped_training_leaves_the_state_after_its_last_step() {
     needs_engine!();
     let place = small(24, "epochs: 1000\nbatch: 8\ndevice: cpu:2\nargs: {plots: false, val: false}");
-    let running = Running::start(place.evenkeel(&["train", "job.yaml"]));
-    until("an epoch's weights", || {
-        let events = std::fs::read_dir(place.path().join("runs/t")).into_iter().flatten().flatten();
-        let mut texts =
-            events.filter_map(|run| std::fs::read_to_string(run.path().join("events/rank-0.events.jsonl")).ok());
-        texts.any(|text| text.contains("\"weights/last.safetensors\"")).then_some(())
-    });
-    running.signal("INT");
-    running.end().with_code(130).saying("stopped after step ");
-    for rank in 0..2 {
-        let exit = told(&place, rank, "exit").pop().expect("a seal");
-        assert_eq!((&exit["code"], &exit["stopped"]), (&143.into(), &true.into()), "{exit}");
-    }
+    stops_after_an_epoch(&place, "weights/last.safetensors", "stopped after step ");
     assert!(place.record().join("weights/state.safetensors").is_file());
     nothing_left(&place);
 }
@@ -64,12 +52,7 @@ fn a_stopped_training_leaves_the_state_after_its_last_step() {
 #[test]
 fn a_quick_look_is_quick() {
     needs_engine!();
-    let place = small(256, "epochs: 100\nbatch: 64\ndevice: cpu:2");
-    place.run(&["train", "job.yaml", "--smoke"]).with_code(0).saying("done in");
-    let steps = told(&place, 0, "step");
-    assert_eq!(steps.len(), 4);
-    assert!(steps.iter().all(|step| step["images"] == 4), "another micro-batch: {steps:?}");
-    nothing_left(&place);
+    looks_quickly(&small(256, "epochs: 100\nbatch: 64\ndevice: cpu:2"));
 }
 
 #[test]

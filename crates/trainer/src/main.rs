@@ -6,6 +6,7 @@ mod events;
 mod failure;
 mod meeting;
 mod preflight;
+mod start;
 mod train;
 
 use std::process::ExitCode;

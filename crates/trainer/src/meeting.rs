@@ -8,6 +8,8 @@ use std::time::{Duration, Instant};
 use evenkeel_wire::FailureClass;
 use tch_distributed::{Error, Interface, Store};
 
+use crate::environment::Environment;
+
 /// What rank 0 found when it called the roll.
 const ROLL: &str = "roll";
 /// How much longer than rank 0 the others wait, so that they hear its verdict instead of giving up beside it.
@@ -37,6 +39,15 @@ pub struct Place<'a> {
     pub timeout: Duration,
     /// What they meet for: programs that follow each other on one port must not take each other's keys for their own.
     pub purpose: &'static str,
+}
+
+impl<'a> Place<'a> {
+    /// Where the environment says; none for a rank that is alone.
+    pub fn of(environment: &'a Environment, purpose: &'static str) -> Option<Self> {
+        let (host, port) = environment.master.as_ref()?;
+        let Environment { rank, world_size, timeout, .. } = *environment;
+        Some(Self { host, port: *port, rank, world_size, timeout, purpose })
+    }
 }
 
 /// Why the ranks did not meet.
@@ -222,8 +233,11 @@ impl<'a> Meeting<'a> {
     }
 }
 
-/// The interface through which this rank reaches rank 0, and is reached.
-pub fn interface(place: &Place) -> Result<Interface, MeetingError> {
+/// The interface that the environment names, or the one through which this rank reaches rank 0, and is reached.
+pub fn interface(environment: &Environment, place: &Place) -> Result<Interface, MeetingError> {
+    if let Some(name) = &environment.interface {
+        return Ok(Interface::Name(name.clone()));
+    }
     let find = || {
         let master = (place.host, place.port)
             .to_socket_addrs()?

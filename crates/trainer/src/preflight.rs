@@ -14,12 +14,13 @@ use std::process::ExitCode;
 use std::time::Instant;
 
 use evenkeel_wire::{Event, FailureClass};
-use tch_distributed::{GlooOptions, Interface, LogLevel, ProcessGroup};
+use tch_distributed::{GlooOptions, Interface, ProcessGroup};
 
-use crate::environment::{self, Device, Environment};
+use crate::environment::{Device, Environment};
 use crate::events::Events;
 use crate::failure::chain;
-use crate::meeting::{self, Meeting};
+use crate::meeting::{self, Meeting, Place};
+use crate::start;
 use nccl::Verdict;
 use watchdog::Watchdog;
 
@@ -62,22 +63,10 @@ struct Passed {
 
 /// The subcommand: environment, checks, report, exit code.
 pub fn main() -> ExitCode {
-    let lookup = |name: &str| std::env::var(name).ok();
-    let environment = match Environment::read(lookup) {
-        Ok(environment) => environment,
-        Err(error) => {
-            let events = environment::events_fd(lookup).ok().and_then(|fd| Events::new(fd).ok());
-            return refuse(events.as_ref(), &error.to_string());
-        }
+    let (environment, events) = match start::begin("preflight") {
+        Ok(begun) => begun,
+        Err(code) => return code,
     };
-    let events = match Events::new(environment.events_fd) {
-        Ok(events) => std::sync::Arc::new(events),
-        Err(error) => return refuse(None, &format!("`EVENKEEL_EVENTS_FD` cannot be written to: {error}")),
-    };
-    if lookup("TORCH_CPP_LOG_LEVEL").is_none() {
-        // Every failure is told in one line below; libtorch would add a page to it.
-        tch_distributed::set_log_level(LogLevel::Fatal);
-    }
     // Helper threads cost more than these tensors do: they spin for each other where other ranks want the cores.
     tch::set_num_threads(1);
     // Meeting and connecting may take the timeout each, and so may both attempts at NCCL.
@@ -93,23 +82,12 @@ pub fn main() -> ExitCode {
 }
 
 fn run(environment: &Environment, events: &Events, watchdog: &Watchdog) -> Result<Passed, PreflightError> {
-    let Some((host, port)) = &environment.master else {
+    let Some(place) = Place::of(environment, "preflight") else {
         return Ok(Passed { message: Some("one rank: nobody to join".into()), ..Passed::default() });
-    };
-    let place = meeting::Place {
-        host,
-        port: *port,
-        rank: environment.rank,
-        world_size: environment.world_size,
-        timeout: environment.timeout,
-        purpose: "preflight",
     };
     watchdog.enter("meeting the other ranks");
     let meeting = Meeting::join(&place, Instant::now())?;
-    let interface = match &environment.interface {
-        Some(name) => Interface::Name(name.clone()),
-        None => meeting::interface(&place)?,
-    };
+    let interface = meeting::interface(environment, &place)?;
     let name = match &interface {
         Interface::Name(name) => name.clone(),
         Interface::Address(address) => address.to_string(),
@@ -178,12 +156,4 @@ fn fail(events: &Events, class: FailureClass, message: &str) {
         environment: BTreeMap::new(),
     });
     events.emit(&Event::Failure { class, message });
-}
-
-fn refuse(events: Option<&Events>, message: &str) -> ExitCode {
-    eprintln!("preflight: {message}");
-    if let Some(events) = events {
-        events.emit(&Event::Failure { class: FailureClass::Code, message: message.into() });
-    }
-    ExitCode::from(2)
 }

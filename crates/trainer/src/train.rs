@@ -11,16 +11,15 @@ mod run;
 mod stop;
 
 use std::process::ExitCode;
-use std::sync::Arc;
 
 use evenkeel_wire::{Event, FailureClass};
 use evenkeel_yolo::memory::attempt;
-use tch_distributed::LogLevel;
 
-use crate::environment::{self, Environment};
-use crate::events::Events;
 use crate::failure::chain;
+use crate::start::{self, lookup, refuse};
 
+/// What lines to a person begin with.
+const WHO: &str = "evenkeel";
 /// Exit code of a process that SIGTERM ended, as shells have it.
 const TERMINATED: u8 = 128 + 15;
 
@@ -108,29 +107,17 @@ pub enum Doing {
 
 /// The subcommands.
 pub fn main(doing: Doing) -> ExitCode {
-    let lookup = |name: &str| std::env::var(name).ok();
-    let environment = match Environment::read(lookup) {
-        Ok(environment) => environment,
-        Err(error) => {
-            let events = environment::events_fd(lookup).ok().and_then(|fd| Events::new(fd).ok());
-            return refuse(events.as_ref(), &error.to_string());
-        }
-    };
-    let events = match Events::new(environment.events_fd) {
-        Ok(events) => Arc::new(events),
-        Err(error) => return refuse(None, &format!("`EVENKEEL_EVENTS_FD` cannot be written to: {error}")),
+    let (environment, events) = match start::begin(WHO) {
+        Ok(begun) => begun,
+        Err(code) => return code,
     };
     let stop = match stop::Stop::listen() {
         Ok(stop) => stop,
-        Err(error) => return refuse(Some(&events), &format!("failed to listen for SIGTERM: {error}")),
+        Err(error) => return refuse(WHO, Some(&events), &format!("failed to listen for SIGTERM: {error}")),
     };
-    if lookup("TORCH_CPP_LOG_LEVEL").is_none() {
-        // Every failure is told in one line below; libtorch would add a page to it.
-        tch_distributed::set_log_level(LogLevel::Fatal);
-    }
     let job = match job::Job::read(lookup, &environment) {
         Ok(job) => job,
-        Err(error) => return refuse(Some(&events), &chain(&error)),
+        Err(error) => return refuse(WHO, Some(&events), &chain(&error)),
     };
     // Steps and validations recover by themselves; this is for what comes before and between.
     let outcome = attempt(|| match doing {
@@ -147,19 +134,11 @@ pub fn main(doing: Doing) -> ExitCode {
             if let Some(advice) = error.advice() {
                 message.push_str(&format!("; {advice}"));
             }
-            eprintln!("evenkeel: {}: {message}", error.class().name());
+            eprintln!("{WHO}: {}: {message}", error.class().name());
             events.emit(&Event::Failure { class: error.class(), message });
             leave(1)
         }
     }
-}
-
-fn refuse(events: Option<&Events>, message: &str) -> ExitCode {
-    eprintln!("evenkeel: {message}");
-    if let Some(events) = events {
-        events.emit(&Event::Failure { class: FailureClass::Code, message: message.into() });
-    }
-    ExitCode::from(2)
 }
 
 /// Ends the process without the orderly end of groups and threads, which would wait for peers that may be gone.

@@ -27,7 +27,7 @@ fn main() -> Result<(), Box<dyn Error>> {
     let one = || {
         let levels = network.model.forward(&step::input(&bytes, device, true), true);
         let terms = loss(&levels, &Objects::new(&objects, device), &Assignment::default());
-        terms.weighted(&Gains::default()).backward();
+        terms.each(&Gains::default()).sum(Kind::Float).backward();
         terms.scores.double_value(&[])
     };
     for _ in 0..3 {

@@ -53,10 +53,9 @@ fn losses(network: &mut Network, given: &BTreeMap<String, Tensor>) -> Result<Vec
     let levels = model.forward(images, true);
     let terms = loss(&levels, &Objects::new(&objects, Device::Cpu), &Assignment::default());
     let count = images.size()[0] as f64;
-    (terms.weighted(&Gains::default()) * count / terms.divisor()).backward();
-    let gains = Gains::default();
-    let each = [&terms.boxes * gains.boxes, &terms.classes * gains.classes, &terms.distances * gains.distances];
-    let mut out = vec![("terms".to_owned(), Tensor::stack(&each, 0).detach() / terms.divisor())];
+    let each = terms.each(&Gains::default());
+    (each.sum(Kind::Float) * count / terms.divisor()).backward();
+    let mut out = vec![("terms".to_owned(), each.detach() / terms.divisor())];
     let _guard = tch::no_grad_guard();
     let _ = network.statistics.lerp_(model.norms().batch(), 0.03);
     for (name, variable) in network.variables() {

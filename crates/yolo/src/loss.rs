@@ -84,9 +84,10 @@ pub struct Terms {
 }
 
 impl Terms {
-    /// The weighted sum of the terms, undivided.
-    pub fn weighted(&self, gains: &Gains) -> Tensor {
-        &self.boxes * gains.boxes + &self.classes * gains.classes + &self.distances * gains.distances
+    /// Boxes, classes and distances, weighted and undivided, `[3]`.
+    pub fn each(&self, gains: &Gains) -> Tensor {
+        let each = [&self.boxes * gains.boxes, &self.classes * gains.classes, &self.distances * gains.distances];
+        Tensor::stack(&each, 0)
     }
 
     /// What the terms are divided by where only this batch counts, as the official trainer does: at least 1.

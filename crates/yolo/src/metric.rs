@@ -1,5 +1,7 @@
 //! How good detections are: average precision over recalls and overlaps, as people quote it (mAP50, mAP50-95).
 
+use serde::{Deserialize, Serialize};
+
 use crate::loss::Object;
 use crate::nms::{Detection, iou};
 
@@ -77,7 +79,7 @@ impl Matrix {
 }
 
 /// The figures of one class, or their means over the classes that occur.
-#[derive(Clone, Copy, Debug, Default, PartialEq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct Figures {
     /// Share of detections that are right, at the confidence with the best mean F1.
     pub precision: f64,

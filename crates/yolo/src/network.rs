@@ -132,7 +132,7 @@ impl Network {
     }
 
     /// Takes over parameters and statistics that lie as this network's.
-    pub fn take(&mut self, parameters: &Tensor, statistics: &Tensor) {
+    fn take(&mut self, parameters: &Tensor, statistics: &Tensor) {
         tch::no_grad(|| {
             self.parameters.copy_(parameters);
             self.statistics.copy_(statistics);
@@ -186,8 +186,9 @@ impl Network {
         crate::checkpoint::hex(&digest.finalize())
     }
 
-    /// The store of its variables.
-    pub fn store(&mut self) -> &mut VarStore {
+    /// The store of its variables, for libtorch's own optimizers.
+    #[cfg(test)]
+    pub(crate) fn store(&mut self) -> &mut VarStore {
         &mut self.vs
     }
 }

@@ -196,7 +196,7 @@ impl Training {
     }
 
     /// Calls the probe, if there is one.
-    pub fn at(&mut self, place: Place) {
+    fn at(&mut self, place: Place) {
         if let Some(probe) = &mut self.probe {
             probe(place);
         }
@@ -213,13 +213,10 @@ impl Training {
         let lost = |source| StepError::Team { step, source };
         let vote = loop {
             let outcome = attempt(|| self.compute(batch, team.rank()));
-            // The lowest rank that ran out has the largest number.
-            let ran_out = if outcome.is_err() { i64::from(team.size() - team.rank()) } else { 0 };
-            let mut vote = vec![ran_out, i64::from(stop)];
+            let mut vote = vec![team.call(outcome.is_err()), i64::from(stop)];
             vote.extend(self.sum.seen());
             let vote = team.largest(&vote).map_err(lost)?;
-            if vote[0] > 0 {
-                let rank = team.size() - vote[0] as u32;
+            if let Some(rank) = team.caller(vote[0]) {
                 let message = outcome.err();
                 step_downs.push(self.step_down(rank, message)?);
                 continue;
@@ -262,8 +259,7 @@ impl Training {
                 Normalizer::Step => Tensor::from(1.0_f32).to_device(device),
                 Normalizer::Micro => images as f64 / terms.divisor(),
             };
-            let each = [&terms.boxes * gains.boxes, &terms.classes * gains.classes, &terms.distances * gains.distances];
-            let each = Tensor::stack(&each, 0) * weight;
+            let each = terms.each(&gains) * weight;
             let total = each.sum(Kind::Float);
             (total, Tensor::cat(&[each.detach(), terms.scores.detach().view(1)], 0))
         });

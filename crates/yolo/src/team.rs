@@ -60,6 +60,18 @@ impl Team {
         Ok(Vec::try_from(tensor).expect("a vector of i64"))
     }
 
+    /// This rank's part of a vote on whether somebody calls: of those who do, the lowest rank has the largest number.
+    #[must_use]
+    pub fn call(&self, calls: bool) -> i64 {
+        if calls { i64::from(self.size() - self.rank()) } else { 0 }
+    }
+
+    /// The lowest rank that called, by the largest of all [`Self::call`]s.
+    #[must_use]
+    pub fn caller(&self, largest: i64) -> Option<u32> {
+        (largest > 0).then(|| self.size() - largest as u32)
+    }
+
     /// What every rank has to say, by rank.
     ///
     /// # Errors

@@ -12,8 +12,9 @@ use crate::data::set::Problem;
 use crate::loss::{Assignment, Objects, loss};
 use crate::memory::{OutOfMemory, attempt};
 use crate::metric::{Outcome, Tally};
+use crate::model::Levels;
 use crate::network::Network;
-use crate::nms::{self, Limits};
+use crate::nms::{self, Detection, Limits};
 use crate::settings::Settings;
 use crate::step::{Place, gains, input};
 use crate::team::Team;
@@ -86,10 +87,8 @@ pub fn validate(
     };
     let outcome = part.all(own, probe);
     // All ranks hear of one that could not, and only then say what they found.
-    let failed = if outcome.is_err() { i64::from(team.size() - team.rank()) } else { 0 };
-    let failed = team.largest(&[failed])?[0];
-    if failed > 0 {
-        let rank = team.size() - failed as u32;
+    let largest = team.largest(&[team.call(outcome.is_err())])?[0];
+    if let Some(rank) = team.caller(largest) {
         return Err(ValidationError::OutOfMemory { rank, source: outcome.err() });
     }
     let mut tally = Tally::new(network.model.classes() as usize);
@@ -165,29 +164,29 @@ impl Part<'_> {
         let levels = self.network.model.forward(&input(&images, device, settings.channels_last), false);
         let objects = &batch.objects[range];
         let terms = loss(&levels, &Objects::new(objects, device), &Assignment::default());
-        let gains = gains(settings);
-        let each = [
-            &terms.boxes * gains.boxes,
-            &terms.classes * gains.classes,
-            &terms.distances * gains.distances,
-            terms.scores,
-        ];
-        let each = Vec::<f64>::try_from(Tensor::stack(&each, 0).to_kind(Kind::Double)).expect("four numbers");
-        let values = |tensor: Tensor| Vec::<f32>::try_from(tensor.flatten(0, -1).contiguous()).expect("floats");
-        let (boxes, scores) = (values(levels.boxes()), values(levels.scores.sigmoid()));
-        let classes = self.network.model.classes() as usize;
-        let anchors = boxes.len() / 4 / objects.len();
+        let sums = Tensor::cat(&[terms.each(&gains(settings)), terms.scores.view(1)], 0).to_kind(Kind::Double);
+        let sums = Vec::<f64>::try_from(sums).expect("four numbers");
         let limits = Limits {
             confidence: settings.conf as f32,
             overlap: settings.iou as f32,
             detections: settings.max_det,
             ..Limits::default()
         };
-        let mut tally = Tally::new(classes);
-        let by_image = boxes.chunks_exact(anchors * 4).zip(scores.chunks_exact(anchors * classes));
-        for ((boxes, scores), objects) in by_image.zip(objects) {
-            tally.add(&nms::detections(boxes, scores, classes, &limits), objects);
+        let mut tally = Tally::new(self.network.model.classes() as usize);
+        for (found, objects) in detections(&levels, &limits).iter().zip(objects) {
+            tally.add(found, objects);
         }
-        (tally, [each[0], each[1], each[2], each[3]])
+        (tally, [sums[0], sums[1], sums[2], sums[3]])
     }
+}
+
+/// What the head's words mean: the detections of each image, surest first.
+#[must_use]
+pub fn detections(levels: &Levels, limits: &Limits) -> Vec<Vec<Detection>> {
+    let (_, anchors, classes) = levels.scores.size3().expect("images, anchors, classes");
+    let (anchors, classes) = (anchors as usize, classes as usize);
+    let values = |tensor: Tensor| Vec::<f32>::try_from(tensor.flatten(0, -1).contiguous()).expect("floats");
+    let (boxes, scores) = (values(levels.boxes()), values(levels.scores.sigmoid()));
+    let by_image = boxes.chunks_exact(anchors * 4).zip(scores.chunks_exact(anchors * classes));
+    by_image.map(|(boxes, scores)| nms::detections(boxes, scores, classes, limits)).collect()
 }

@@ -4,7 +4,7 @@ use std::time::{Duration, Instant};
 
 use evenkeel_wire::{Event, FailureClass};
 use evenkeel_yolo::team::Team;
-use tch_distributed::{GlooOptions, Interface, ProcessGroup};
+use tch_distributed::{GlooOptions, ProcessGroup};
 
 use crate::environment::{Device, Environment};
 use crate::events::Events;
@@ -35,10 +35,13 @@ impl GroupError {
     }
 }
 
-/// The device that this rank computes on.
-pub fn device(environment: &Environment) -> Result<tch::Device, GroupError> {
+/// The device that this rank computes on, made ready. `memory` is what the tensors of a CPU device may take at most.
+fn device(environment: &Environment, memory: Option<u64>) -> Result<tch::Device, GroupError> {
     match environment.device {
-        Device::Cpu => Ok(tch::Device::Cpu),
+        Device::Cpu => {
+            evenkeel_allocator::install(memory);
+            Ok(tch::Device::Cpu)
+        }
         Device::Cuda => {
             tch_distributed::load_cuda()?;
             let (index, present) = (i64::from(environment.local_rank), tch::Cuda::device_count());
@@ -53,13 +56,14 @@ pub fn device(environment: &Environment) -> Result<tch::Device, GroupError> {
     }
 }
 
-/// Runs `work` with the ranks connected, and ends the connection in order if it succeeds.
+/// Runs `work` on this rank's device with the ranks connected, and ends the connection in order if it succeeds.
 pub fn with_team<T, E: From<GroupError>>(
     environment: &Environment,
-    device: tch::Device,
+    memory: Option<u64>,
     events: &Events,
-    work: impl FnOnce(&Team) -> Result<T, E>,
+    work: impl FnOnce(&Team, tch::Device) -> Result<T, E>,
 ) -> Result<T, E> {
+    let device = device(environment, memory)?;
     let joined = |backend: &str| {
         let device = match device {
             tch::Device::Cuda(index) => format!("cuda:{index}"),
@@ -67,23 +71,15 @@ pub fn with_team<T, E: From<GroupError>>(
         };
         events.emit(&Event::Joined { world_size: environment.world_size, backend: backend.to_owned(), device });
     };
-    let Some((host, port)) = &environment.master else {
+    let Some(place) = Place::of(environment, "train") else {
         joined("none");
-        return work(&Team::alone());
-    };
-    let place = Place {
-        host,
-        port: *port,
-        rank: environment.rank,
-        world_size: environment.world_size,
-        timeout: environment.timeout,
-        purpose: "train",
+        return work(&Team::alone(), device);
     };
     let meeting = Meeting::join(&place, Instant::now()).map_err(GroupError::from)?;
     let (host, device_group) = connect(environment, &place, &meeting, device)?;
     joined(if device_group.is_some() { "nccl" } else { "gloo" });
     let team = Team::new(host, device_group);
-    let outcome = work(&team)?;
+    let outcome = work(&team, device)?;
     team.leave().map_err(GroupError::from)?;
     meeting.leave().map_err(GroupError::from)?;
     Ok(outcome)
@@ -95,10 +91,7 @@ fn connect(
     meeting: &Meeting<'_>,
     device: tch::Device,
 ) -> Result<(ProcessGroup, Option<ProcessGroup>), GroupError> {
-    let interface = match &environment.interface {
-        Some(name) => Interface::Name(name.clone()),
-        None => meeting::interface(place)?,
-    };
+    let interface = meeting::interface(environment, place)?;
     let (rank, size) = (environment.rank, environment.world_size);
     let options = GlooOptions::new(interface, PATIENCE);
     let host = ProcessGroup::gloo(&meeting.store().prefix("host")?, rank, size, &options)?;

@@ -8,11 +8,11 @@ use evenkeel_yolo::data::picture::Picture;
 use evenkeel_yolo::data::sample;
 use evenkeel_yolo::metric::Tally;
 use evenkeel_yolo::network::Network;
-use evenkeel_yolo::nms::{self, Detection, Limits};
+use evenkeel_yolo::nms::{Detection, Limits};
 use evenkeel_yolo::plot::{self, Curve};
 use evenkeel_yolo::settings::Settings;
-use evenkeel_yolo::step;
-use tch::{Device, Kind, Tensor};
+use evenkeel_yolo::{step, validate};
+use tch::Tensor;
 
 /// Pictures that detections are shown on.
 const SHOWN: usize = 9;
@@ -55,14 +55,11 @@ fn detected(found: &Found<'_>, number: usize) -> (Picture, Vec<Detection>) {
     let rgb = sample::validation(found.gallery, number).rgb;
     let images = Tensor::from_slice(&rgb).view([1, height.into(), width.into(), 3]).permute([0, 3, 1, 2]);
     let input = step::input(&images, found.network.device(), found.settings.channels_last);
-    let (boxes, scores) = found.network.model.predict(&input);
-    let values = |tensor: Tensor| {
-        let flat = tensor.to_device(Device::Cpu).to_kind(Kind::Float).flatten(0, -1).contiguous();
-        Vec::<f32>::try_from(flat).expect("floats")
-    };
+    let _guard = tch::no_grad_guard();
+    let levels = found.network.model.forward(&input, false);
     let limits = Limits { confidence: SURE, overlap: found.settings.iou as f32, ..Limits::default() };
-    let classes = found.network.model.classes() as usize;
-    (Picture { width, height, rgb }, nms::detections(&values(boxes), &values(scores), classes, &limits))
+    let mut detections = validate::detections(&levels, &limits);
+    (Picture { width, height, rgb }, detections.pop().expect("one image"))
 }
 
 /// Draws the table of epochs.

@@ -48,11 +48,7 @@ const NAMED: usize = 5;
 ///
 /// The data, the devices, the ranks or the disk failed; see [`TrainError`].
 pub fn run(environment: &Environment, job: &Job, events: &Arc<Events>, stop: &Stop) -> Result<End, TrainError> {
-    let device = group::device(environment)?;
-    if device == tch::Device::Cpu {
-        evenkeel_allocator::install(job.memory);
-    }
-    group::with_team(environment, device, events, |team| {
+    group::with_team(environment, job.memory, events, |team, device| {
         let sets = Sets::scan(environment, job, team, events)?;
         Run::new(environment, job, device, team, events, sets)?.train(stop)
     })
@@ -64,11 +60,7 @@ pub fn run(environment: &Environment, job: &Job, events: &Arc<Events>, stop: &St
 ///
 /// The data, the devices, the ranks or the weights failed; see [`TrainError`].
 pub fn validation(environment: &Environment, job: &Job, events: &Arc<Events>) -> Result<End, TrainError> {
-    let device = group::device(environment)?;
-    if device == tch::Device::Cpu {
-        evenkeel_allocator::install(job.memory);
-    }
-    group::with_team(environment, device, events, |team| {
+    group::with_team(environment, job.memory, events, |team, device| {
         let gallery = Sets::scan_one(environment, job, team, events, "validation", &job.told.data.val)?;
         let network =
             Network::new(job.scale, job.names.len() as i64, device, job.told.seed, job.settings.channels_last);
@@ -77,7 +69,7 @@ pub fn validation(environment: &Environment, job: &Job, events: &Arc<Events>) ->
         }
         let plan = validate::Plan {
             gallery: &gallery,
-            batch: (2 * job.cut.largest()).max(1) as usize,
+            batch: validation_batch(job),
             threads: data_threads(environment, job),
             settings: &job.settings,
         };
@@ -102,9 +94,19 @@ fn named(figures: &Figures) -> BTreeMap<String, f64> {
     values.into_iter().map(|(name, value)| (name.to_owned(), value)).collect()
 }
 
+/// Images of a validation's batch at first: no gradients are kept, so twice a micro-batch's fit.
+fn validation_batch(job: &Job) -> usize {
+    (2 * job.cut.largest()).max(1) as usize
+}
+
+/// Processors of this host for each of its ranks.
+fn cores(environment: &Environment) -> usize {
+    std::thread::available_parallelism().map_or(1, usize::from) / environment.local_world_size as usize
+}
+
 /// A device of one core has one thread beside the one that computes, which waits most of the time.
 fn data_threads(environment: &Environment, job: &Job) -> usize {
-    let cores = std::thread::available_parallelism().map_or(1, usize::from) / environment.local_world_size as usize;
+    let cores = cores(environment);
     let fitting = match environment.device {
         Device::Cpu => cores / 8,
         Device::Cuda => cores.min(8),
@@ -132,8 +134,6 @@ impl Sets {
         split: &str,
         entries: &[String],
     ) -> Result<Arc<Gallery>, TrainError> {
-        let cores = std::thread::available_parallelism().map_or(1, usize::from);
-        let threads = (cores / environment.local_world_size as usize).max(1);
         let source = Source {
             root: Path::new(&job.told.data.path),
             entries,
@@ -141,7 +141,7 @@ impl Sets {
             single_class: job.settings.single_cls,
             limit: job.told.max_images.map(|limit| limit as usize),
         };
-        let set = Set::scan(&source, threads)?;
+        let set = Set::scan(&source, cores(environment))?;
         if team.rank() == 0 {
             tell_set(split, &set, events);
         }
@@ -203,10 +203,8 @@ struct Progress {
 #[derive(Clone, Copy, Debug, Serialize, Deserialize)]
 struct Best {
     epoch: u32,
-    precision: f64,
-    recall: f64,
-    ap50: f64,
-    ap50_95: f64,
+    #[serde(flatten)]
+    figures: Figures,
 }
 
 struct Run<'a> {
@@ -277,7 +275,7 @@ impl<'a> Run<'a> {
             before: 0.0,
             began: now,
             saved: now,
-            validation_batch: (2 * job.cut.largest()).max(1) as usize,
+            validation_batch: validation_batch(job),
             epoch_began: now,
             current: Rc::default(),
         };
@@ -451,7 +449,7 @@ impl<'a> Run<'a> {
             self.sums.iter_mut().zip(report.terms).for_each(|(sum, term)| *sum += term);
             self.epoch_open = self.step % self.steps_per_epoch() == 0;
             if report.stop {
-                self.save(vec![])?;
+                self.save()?;
                 self.finish()?;
                 if self.is_leader() {
                     let message = format!("stopped after step {} of {total}; the run goes on from there", self.step);
@@ -463,7 +461,7 @@ impl<'a> Run<'a> {
             if self.epoch_open {
                 self.end_epoch()?;
             } else if self.is_due() {
-                self.save(vec![])?;
+                self.save()?;
             }
         }
         drop(loader);
@@ -557,9 +555,8 @@ impl<'a> Run<'a> {
         let told = Epoch { epoch, seconds, train, validation: figures, rates };
         let mut best = false;
         if let Some((figures, _)) = figures {
-            if self.best.is_none_or(|best| figures.ap50_95 > best.ap50_95) {
-                let Figures { precision, recall, ap50, ap50_95 } = figures;
-                self.best = Some(Best { epoch, precision, recall, ap50, ap50_95 });
+            if self.best.is_none_or(|best| figures.ap50_95 > best.figures.ap50_95) {
+                self.best = Some(Best { epoch, figures });
                 best = true;
             }
         }
@@ -643,14 +640,12 @@ impl<'a> Run<'a> {
             "{} is of epoch {}: mAP50 {:.4}, mAP50-95 {:.4}",
             output::BEST.trim_start_matches("weights/"),
             best.epoch + 1,
-            best.ap50,
-            best.ap50_95
+            best.figures.ap50,
+            best.figures.ap50_95
         );
         println!("{message}");
         self.events.emit(&Event::Note { message });
-        let Best { precision, recall, ap50, ap50_95, .. } = best;
-        let values = named(&Figures { precision, recall, ap50, ap50_95 });
-        self.events.emit(&Event::Metrics { epoch: best.epoch, values });
+        self.events.emit(&Event::Metrics { epoch: best.epoch, values: named(&best.figures) });
     }
 
     // -- files ----------------------------------------------------------------------------------------------------------
@@ -663,8 +658,8 @@ impl<'a> Run<'a> {
         }
     }
 
-    fn save(&mut self, files: Vec<File>) -> Result<(), TrainError> {
-        self.save_with(files, None)
+    fn save(&mut self) -> Result<(), TrainError> {
+        self.save_with(Vec::new(), None)
     }
 
     /// Writes files and then the state, and tells `event` when they are on the disk; ranks that write nothing tell it at once.

@@ -19,12 +19,12 @@ pub struct Scene {
 }
 
 impl Scene {
-    /// The scene in the middle of a grey square.
+    /// The scene in the middle of a grey frame, which is at least as large.
     #[must_use]
-    pub fn squared(self, side: u32) -> Self {
-        let mut picture = Picture::plain(side, side, GREY);
-        let free = |length: u32| (i64::from(side) - i64::from(length)) / 2;
-        let (x, y) = (free(self.picture.width), free(self.picture.height));
+    pub fn framed(self, width: u32, height: u32) -> Self {
+        let mut picture = Picture::plain(width, height, GREY);
+        let free = |outer: u32, inner: u32| (i64::from(outer) - i64::from(inner)) / 2;
+        let (x, y) = (free(width, self.picture.width), free(height, self.picture.height));
         picture.paste(&self.picture, x, y);
         Self { picture, objects: self.objects.into_iter().map(|object| shifted(object, x as f32, y as f32)).collect() }
     }

@@ -43,7 +43,7 @@ pub fn training(
             [number, chance.random_range(0..last), chance.random_range(0..last), chance.random_range(0..last)];
         mosaic(numbers.map(&mut of), side, &mut chance)
     } else {
-        of(number).squared(side)
+        of(number).framed(side, side)
     };
     let mut scene = affine(scene, side, settings, &mut chance);
     colour(&mut scene.picture, settings, &mut chance);
@@ -55,19 +55,9 @@ pub fn training(
 #[must_use]
 pub fn validation(gallery: &Gallery, number: u32) -> Sample {
     let mut problems = Vec::new();
-    let scene = scene(gallery, number, &mut problems);
     let (width, height) = frame(gallery.entry(number), gallery.side());
-    let mut canvas = Picture::plain(width, height, GREY);
-    let free = |outer: u32, inner: u32| i64::from((outer - inner) / 2);
-    let (x, y) = (free(width, scene.picture.width), free(height, scene.picture.height));
-    canvas.paste(&scene.picture, x, y);
-    let moved = |mut object: Object| {
-        for (corner, by) in object.corners.iter_mut().zip([x, y, x, y]) {
-            *corner += by as f32;
-        }
-        object
-    };
-    Sample { rgb: canvas.rgb, objects: scene.objects.into_iter().map(moved).collect(), problems }
+    let scene = scene(gallery, number, &mut problems).framed(width, height);
+    Sample { rgb: scene.picture.rgb, objects: scene.objects, problems }
 }
 
 /// Width and height of a validation image in the network: the fitted picture's, up to the multiple of 32 that leaves half a cell of the
