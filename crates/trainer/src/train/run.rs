@@ -74,6 +74,7 @@ pub fn validation(environment: &Environment, job: &Job, events: &Arc<Events>) ->
             settings: &job.settings,
         };
         let found = validate(&network, &plan, team, &mut |_| ())?;
+        tell_grey(&found.problems, events);
         if team.rank() == 0 {
             let Figures { precision, recall, ap50, ap50_95 } = found.outcome.mean;
             println!("P {precision:.4}, R {recall:.4}, mAP50 {ap50:.4}, mAP50-95 {ap50_95:.4}");
@@ -167,6 +168,14 @@ fn tell_set(split: &str, set: &Set, events: &Events) {
         let more = set.skipped() - names.len();
         let more = if more > 0 { format!(" and {more} more, see the log of rank 0") } else { String::new() };
         let message = format!("{} images of the {split} split are left out: {}{more}", set.skipped(), names.join("; "));
+        events.emit(&Event::Note { message });
+    }
+}
+
+/// Tells of pictures that broke when they were decoded.
+fn tell_grey(problems: &[Problem], events: &Events) {
+    for message in problems.iter().map(|problem| format!("grey stands for {}", described(problem))) {
+        println!("warning: {message}");
         events.emit(&Event::Note { message });
     }
 }
@@ -435,10 +444,7 @@ impl<'a> Run<'a> {
         while self.step < total && !self.is_stale() {
             let began = Instant::now();
             let batch = loader.next().expect("a batch for every step");
-            for problem in &batch.problems {
-                println!("warning: grey stands for `{}`: {}", problem.path.display(), problem.why);
-                self.events.emit(&Event::Note { message: format!("grey stands for {}", described(problem)) });
-            }
+            tell_grey(&batch.problems, self.events);
             self.current.set(self.step);
             if let Some(limit) = self.job.told.micro_from_step.get(&self.step) {
                 self.training.cut = self.training.cut.at_most(*limit).unwrap_or_else(|| self.training.cut.clone());
@@ -600,6 +606,7 @@ impl<'a> Run<'a> {
             settings: &self.job.settings,
         };
         let found = validate(&self.training.average.network, &plan, self.team, &mut self.probe())?;
+        tell_grey(&found.problems, self.events);
         if found.batch < self.validation_batch {
             let (before, now) = (self.validation_batch, found.batch);
             let message =

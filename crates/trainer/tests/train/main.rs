@@ -217,6 +217,9 @@ fn a_job_that_makes_no_sense_is_refused_before_anything_is_read() {
 fn hostile_files_are_counted_and_named() {
     let place = Place::with_images(16);
     let hostile = place::hostile_files(&place);
+    // One more in the validation split, which is found out only when it is decoded there.
+    std::fs::copy(place.file("images", "train", "scrambled.png"), place.file("images", "val", "scrambled-val.png"))
+        .expect("copied");
     let job = Job { epochs: 1, cut: vec![vec![4], vec![4]], ..Job::new(&place, json!({})) };
     let trained = job.train(&[]).done();
     let log = &trained.ranks[0].stdout;
@@ -224,6 +227,7 @@ fn hostile_files_are_counted_and_named() {
         let named = log.lines().any(|line| line.starts_with("warning") && line.contains(name.as_str()));
         assert_eq!(named, *skipped, "{name}:\n{log}");
     }
+    assert!(trained.ranks.iter().any(|ended| ended.stdout.contains("scrambled-val.png")), "{log}");
     let left_out = hostile.iter().filter(|(_, skipped)| *skipped).count();
     // One is mended, and one is whole at both ends: it is found out when it is decoded.
     assert!(log.contains(&format!("{} left out", left_out - 2)), "{log}");
