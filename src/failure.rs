@@ -14,6 +14,8 @@ pub struct Diagnosis {
     pub class: FailureClass,
     /// What happened, as one line.
     pub message: String,
+    /// Another launch may help if its micro-batches are smaller than this one, of so many images.
+    pub retry_below: Option<u32>,
     /// What to do about it, as one line.
     pub advice: String,
     /// Exit code of the command.
@@ -46,7 +48,8 @@ pub fn diagnose(ends: &[RankEnd], tail: impl Fn(u32) -> String) -> Option<Diagno
         _ => ExitCode::TrainingFailed,
     };
     let advice = advice(class, &message);
-    Some(Diagnosis { rank: end.rank, class, message, advice, exit })
+    let retry_below = end.failure.as_ref().and_then(|reason| reason.retry_below);
+    Some(Diagnosis { rank: end.rank, class, message, retry_below, advice, exit })
 }
 
 /// A trainer of ours that ended well without a single optimizer step has trained nothing, whatever its exit code says.
@@ -55,12 +58,12 @@ pub fn no_step() -> Diagnosis {
     let class = FailureClass::Code;
     let message = "the trainer ended without an optimizer step".to_owned();
     let advice = advice(class, &message);
-    Diagnosis { rank: 0, class, message, advice, exit: ExitCode::TrainingFailed }
+    Diagnosis { rank: 0, class, message, retry_below: None, advice, exit: ExitCode::TrainingFailed }
 }
 
 fn judge(end: &RankEnd, tail: &str) -> (FailureClass, String) {
-    if let Some((class, message)) = &end.failure {
-        return (*class, message.clone());
+    if let Some(reason) = &end.failure {
+        return (reason.class, reason.message.clone());
     }
     match &end.how {
         How::NotStarted { message, .. } => (FailureClass::Infrastructure, message.clone()),
@@ -198,6 +201,7 @@ fn signal_name(signal: i32) -> String {
 mod tests {
     use super::*;
     use crate::event::Operation;
+    use crate::watch::state::Reason;
 
     fn end(rank: u32, order: u32, how: How) -> RankEnd {
         RankEnd { rank, order, how, asked: false, program: None, failure: None }
@@ -210,7 +214,8 @@ mod tests {
     #[test]
     fn who_lost_a_peer_is_not_the_culprit() {
         let mut first = end(0, 0, sealed(Some(1), None));
-        first.failure = Some((FailureClass::Collective, "lost a peer".into()));
+        first.failure =
+            Some(Reason { class: FailureClass::Collective, message: "lost a peer".into(), retry_below: None });
         let ends = [first, end(1, 1, sealed(None, Some(9)))];
         let diagnosis = diagnose(&ends, |_| String::new()).expect("a failure");
         assert_eq!(

@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 use evenkeel_wire::{env, path};
 
 use crate::job::{Containers, Job, Network, Trainer};
+use crate::plan::Plan;
 
 /// Labels that every container of ours carries: by them it is found again, and told from other people's.
 pub mod label {
@@ -29,6 +30,8 @@ pub const HOST_NAME: &str = "evenkeel";
 pub struct Launch<'a> {
     /// The job.
     pub job: &'a Job,
+    /// How it is split.
+    pub plan: &'a Plan,
     /// Identifier of the run, unique under the job's name.
     pub run: &'a str,
     /// The run's directory, absolute.
@@ -130,7 +133,7 @@ fn spec(launch: &Launch<'_>, rank: usize, containers: usize) -> ContainerSpec {
         name: container_name(launch, rank),
         image: launch.image.to_owned(),
         entrypoint: vec![path::AGENT.to_owned(), "--".to_owned()],
-        command: launch.program.to_vec(),
+        command: program(launch, rank),
         environment: environment(launch, rank, containers, mine, &gpus),
         user: Some(user(launch)),
         groups: groups(launch),
@@ -148,6 +151,28 @@ fn spec(launch: &Launch<'_>, rank: usize, containers: usize) -> ContainerSpec {
         data_bytes: if job.trainer == Trainer::Native { None } else { memory_cap(mine) },
         host_users: launch.engine.userns_remap,
     }
+}
+
+/// A rank's batch in the names under which a program of the user's own is told of it; nothing where there is no target.
+fn batch(launch: &Launch<'_>, rank: usize) -> Option<[(&'static str, &'static str, String); 3]> {
+    let own = &launch.plan.ranks.get(rank)?.micro_batches;
+    let (target, micro) = (launch.plan.target_batch?, own.first()?);
+    Some([
+        (env::TARGET_BATCH, "{target_batch}", target.to_string()),
+        (env::MICRO_BATCH, "{micro_batch}", micro.to_string()),
+        (env::ACCUMULATE, "{accumulate}", own.len().to_string()),
+    ])
+}
+
+/// The program's words. Those of a program of the user's own may name its batch in braces.
+fn program(launch: &Launch<'_>, rank: usize) -> Vec<String> {
+    let mut words = launch.program.to_vec();
+    if launch.job.trainer == Trainer::Command {
+        for (_, name, value) in batch(launch, rank).into_iter().flatten() {
+            words.iter_mut().for_each(|word| *word = word.replace(name, &value));
+        }
+    }
+    words
 }
 
 fn user(launch: &Launch<'_>) -> String {
@@ -231,6 +256,9 @@ fn environment(
         set(env::MASTER_PORT, launch.master_port.to_string());
     }
     set("OMP_NUM_THREADS", mine.iter().map(|device| device.threads).sum::<u32>().max(1).to_string());
+    for (name, _, value) in batch(launch, rank).into_iter().flatten() {
+        set(name, value);
+    }
     if launch.job.network != Network::Host {
         // Peers meet on the pod's loopback; a container without a network cannot look up its own name.
         set("GLOO_SOCKET_IFNAME", "lo".to_owned());

@@ -19,6 +19,7 @@ pub mod event;
 pub mod watch;
 pub mod signal;
 pub mod failure;
+pub mod recovery;
 pub mod record;
 pub mod output;
 pub mod error;

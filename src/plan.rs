@@ -2,6 +2,7 @@
 
 pub mod batch;
 mod error;
+mod finer;
 mod render;
 
 use serde::{Deserialize, Serialize};

@@ -178,11 +178,20 @@ pub struct LogDigest {
     pub sha256: String,
 }
 
-/// Reads a log through. One that does not exist is empty.
-pub fn log_digest(path: &Path) -> io::Result<LogDigest> {
+/// Bytes of a file; 0 for one that does not exist.
+#[must_use]
+pub fn length(path: &Path) -> u64 {
+    std::fs::metadata(path).map_or(0, |found| found.len())
+}
+
+/// Reads a log through, from its byte `begin` on. One that does not exist is empty.
+pub fn log_digest(path: &Path, begin: u64) -> io::Result<LogDigest> {
     let mut hasher = Sha256::new();
     let bytes = match File::open(path) {
-        Ok(mut file) => io::copy(&mut file, &mut hasher)?,
+        Ok(mut file) => {
+            file.seek(io::SeekFrom::Start(begin))?;
+            io::copy(&mut file, &mut hasher)?
+        }
         Err(error) if error.kind() == io::ErrorKind::NotFound => 0,
         Err(error) => return Err(error),
     };

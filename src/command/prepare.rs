@@ -24,9 +24,9 @@ use crate::settings::Settings;
 
 /// The CUDA that our images hold.
 const IMAGE_CUDA: CudaVersion = CudaVersion { major: 13, minor: 0 };
-/// Images per forward/backward of a quick look.
 /// Our own trainer, in every image of ours that trains.
 const NATIVE_PROGRAM: [&str; 2] = ["/usr/local/bin/evenkeel-trainer", "train"];
+/// Images per forward/backward of a quick look.
 const SMOKE_MICRO: u32 = 4;
 /// Steps of a quick look's only epoch.
 const SMOKE_STEPS: u32 = 4;
@@ -283,23 +283,28 @@ impl Prepared {
         Ok(DeviceLocks::acquire(&directory, &ids, &holder)?)
     }
 
-    /// Writes what is known before the start: the job as given and as understood, the plan, what trainers are told.
-    pub fn write_record(&self, run: &RunDir, generation: u32, program: &Program) -> Result<(), Failure> {
+    /// Writes the job, as given and as understood.
+    pub fn write_job(&self, run: &RunDir) -> Result<(), Failure> {
         run.write("job.yaml", self.resolved.source.as_bytes())?;
         run.write("resolved.yaml", self.resolved.to_yaml().as_bytes())?;
-        run.write("plan.json", &pretty(&self.plan))?;
-        run.write("job.json", &pretty(&self.trainer_job(run, generation, program)))?;
+        Ok(())
+    }
+
+    /// Writes what a generation begins with: its plan, and what trainers are told.
+    pub fn write_generation(&self, run: &RunDir, generation: u32, plan: &Plan) -> Result<(), Failure> {
+        run.write("plan.json", &pretty(plan))?;
+        run.write("job.json", &pretty(&self.trainer_job(run, generation, plan)))?;
         Ok(())
     }
 
     /// Writes the plan again, with something that turned out when it was carried out.
-    pub fn plan_with(&self, run: &RunDir, warning: &str) -> Result<(), RecordError> {
-        let mut plan = self.plan.clone();
+    pub fn plan_with(&self, run: &RunDir, plan: &Plan, warning: &str) -> Result<(), RecordError> {
+        let mut plan = plan.clone();
         plan.warnings.push(warning.to_owned());
         run.write("plan.json", &pretty(&plan)).map(|_| ())
     }
 
-    fn trainer_job(&self, run: &RunDir, generation: u32, _program: &Program) -> TrainerJob {
+    fn trainer_job(&self, run: &RunDir, generation: u32, plan: &Plan) -> TrainerJob {
         let job = self.job();
         let nothing = || DataSet { path: String::new(), train: Vec::new(), val: Vec::new(), names: BTreeMap::new() };
         let target_batch = job.batch.target.unwrap_or(0);
@@ -316,7 +321,7 @@ impl Prepared {
             target_batch,
             micro_from_step: BTreeMap::new(),
             step_down: job.batch.on_oom == OnOom::StepDown,
-            micro_batches: self.plan.ranks.iter().map(|rank| rank.micro_batches.clone()).collect(),
+            micro_batches: plan.ranks.iter().map(|rank| rank.micro_batches.clone()).collect(),
             output: evenkeel_wire::path::OUTPUT.to_owned(),
             max_images: self.smoke.then_some(target_batch * SMOKE_STEPS),
             args: job.args.clone(),

@@ -1,28 +1,31 @@
 //! `evenkeel train`: from a job file to a record.
 
+mod generation;
+mod heard;
+
 use std::path::Path;
 use std::time::{Duration, Instant, SystemTime};
 
-use evenkeel_wire::Event as Told;
 use serde_json::json;
 
 use crate::agent::{self, AgentError};
 use crate::cli;
 use crate::docker::Engine;
 use crate::error::{ExitCode, Failure};
-use crate::event::{Event, Signal};
-use crate::failure::{self, Diagnosis};
+use crate::event::Signal;
+use crate::failure::Diagnosis;
 use crate::job::Trainer;
-use crate::launch::{self, EngineTraits};
+use crate::launch::EngineTraits;
 use crate::output::printer::Printer;
-use crate::output::{self, Screen, print, say};
+use crate::output::{Screen, print, say};
 use crate::record::{Journal, RecordError, RunDir};
+use crate::recovery::{self, Next};
 use crate::settings::Settings;
 use crate::signal::Signals;
-use crate::watch::state::How;
-use crate::watch::{self, WatchError, Watched};
+use crate::watch::WatchError;
 
 use super::prepare::{self, Prepared};
+use generation::Generation;
 
 /// Trains what the job describes.
 pub async fn run(args: &cli::Train, settings: &Settings, mut screen: Screen, json: bool) -> Result<ExitCode, Failure> {
@@ -142,94 +145,67 @@ async fn train(
     screen: &mut Screen,
     json: bool,
 ) -> Result<(Outcome, Finished), Failure> {
-    const GENERATION: u32 = 1;
     let prepared = &ready.prepared;
     let job = prepared.job();
     let files = agent::files(&settings.cache)?;
     // Held until this function returns, and freed by the system should we die.
-    let locks = prepared.lock_devices(settings)?;
+    let _locks = prepared.lock_devices(settings)?;
     let run = RunDir::create(&job.runs, &job.name, SystemTime::now())?;
     let mut journal = Journal::create(&run)?;
-    prepared.write_record(&run, GENERATION, &ready.image)?;
+    prepared.write_job(&run)?;
     journal.append("run", json!({ "run": run.id(), "image": ready.image.image, "image_id": ready.image.id }))?;
-
-    let devices = prepared.rank_devices();
-    let data = prepared.data_mounts();
-    let specs = launch::specs(&launch::Launch {
-        job,
-        run: run.id(),
-        directory: run.path(),
-        generation: GENERATION,
-        image: &ready.image.id,
-        program: &ready.image.program,
-        preflight: ready.image.preflight.as_deref(),
-        agent: &files.program,
-        hosts: &files.hosts,
-        devices: &devices,
-        data: &data,
-        caller: settings.caller.clone(),
-        engine: ready.traits.clone(),
-        master_port: prepared.master_port(),
-        caller_environment: &settings.all,
-    });
-    let ranks = u32::try_from(specs.len()).unwrap_or(u32::MAX);
     // Programs without progress of ours show their own output, where stdout is not for JSON.
     let printer = (job.trainer == Trainer::Command && !json)
         .then(|| {
             screen.clear();
-            Printer::start(&run.logs(), ranks)
+            Printer::start(&run.logs(), prepared.plan.containers)
         })
         .transpose()
         .map_err(|error| Failure::new(ExitCode::MachineNotReady, error))?;
-    let generation = watch::Launch {
-        engine: &ready.engine,
-        specs: &specs,
-        generation: GENERATION,
-        events: run.events(),
-        control: run.control(),
-        grace: job.stop_grace_period,
-    };
-    let mut seals = Seals::default();
-    let mut limit_kept = false;
-    let Watched { state, trouble } = watch::watch(&generation, &mut journal, signals, &mut |event| {
-        seals.hear(event);
-        limit_kept |= matches!(event, Event::LimitKept { .. });
-        screen.event(event);
-    })
-    .await?;
-    drop(locks);
 
-    let tail = |rank: u32| tail(&run.logs().join(evenkeel_wire::path::log(rank)));
-    let ends = state.ends();
-    let outcome = match (state.signal(), failure::diagnose(&ends, tail)) {
-        (Some(signal), _) => Outcome::Stopped(signal),
-        (None, Some(diagnosis)) => Outcome::Failed(diagnosis),
-        (None, None) if job.trainer != Trainer::Command && !screen.has_steps() => Outcome::Failed(failure::no_step()),
-        (None, None) => Outcome::Done,
+    let mut plan = prepared.plan.clone();
+    let mut number = 1;
+    let (outcome, ended) = loop {
+        prepared.write_generation(&run, number, &plan)?;
+        let generation = Generation { ready, settings, files: &files, run: &run, number, plan: &plan };
+        let ended = generation.launch(&mut journal, signals, screen).await?;
+        let mut outcome = ended.outcome(&run, job, screen);
+        let next = match &outcome {
+            // What could not be removed holds the device, and what could not be written says that the record is in trouble.
+            Outcome::Failed(diagnosis) if ended.left.is_empty() && ended.incomplete.is_empty() => {
+                recovery::after(diagnosis, job, &plan, number - 1)
+            }
+            _ => Next::Over(None),
+        };
+        match next {
+            Next::Again { plan: finer, because } => {
+                screen.line(&because);
+                plan = *finer;
+                number += 1;
+            }
+            Next::Over(why) => {
+                if let (Outcome::Failed(diagnosis), Some(why)) = (&mut outcome, why) {
+                    diagnosis.message = format!("{}; {why}", diagnosis.message);
+                }
+                break (outcome, ended);
+            }
+        }
     };
     // From here on what cannot be written is told beside the outcome, never in its place.
-    let mut unwritten = run.adopt_output().map_err(WatchError::from);
-    if limit_kept {
-        let plan = prepared.plan_with(&run, "locked memory is limited: the engine may not lift the limit");
-        unwritten = unwritten.and(plan.map_err(WatchError::from));
+    let mut unwritten = run.adopt_output();
+    if ended.limit_kept {
+        let warned = prepared.plan_with(&run, &plan, "locked memory is limited: the engine may not lift the limit");
+        unwritten = unwritten.and(warned);
     }
-    let ran = |rank| ends.iter().any(|end| end.rank == rank && !matches!(end.how, How::NotStarted { .. }));
-    let logs = seals.verify(&run, ranks, ran);
-    let facts = [
-        ("logs", json!(logs.iter().map(|log| &log.fact).collect::<Vec<_>>())),
-        ("end", json!({ "exit_code": outcome.exit() as u8, "outcome": format!("{outcome:?}") })),
-    ];
-    for (fact, detail) in facts {
-        unwritten = unwritten.and(journal.append(fact, detail).map_err(WatchError::from));
-    }
+    let end = json!({ "exit_code": outcome.exit() as u8, "outcome": format!("{outcome:?}"), "generations": number });
+    unwritten = unwritten.and(journal.append("end", end));
     let tail = match &outcome {
-        Outcome::Failed(diagnosis) => tail(diagnosis.rank),
+        Outcome::Failed(diagnosis) => ended.tail(&run, diagnosis.rank),
         _ => String::new(),
     };
-    let left = state.left().into_iter().map(|rank| specs[rank as usize].name.clone()).collect();
-    let incomplete = trouble.or(unwritten.err()).map(|error| crate::error::chain(&error));
-    let incomplete = incomplete.into_iter().chain(logs.into_iter().filter_map(|log| log.complaint)).collect();
-    Ok((outcome, Finished { run, metrics: screen.metrics(), tail, printer, incomplete, left }))
+    let mut incomplete = ended.incomplete;
+    incomplete.extend(unwritten.err().map(|error| crate::error::chain(&error)));
+    Ok((outcome, Finished { run, metrics: screen.metrics(), tail, printer, incomplete, left: ended.left }))
 }
 
 /// Lets the printer print what is left, unless the user has enough.
@@ -239,62 +215,6 @@ async fn wait_for(printer: Printer, signals: &mut Signals) {
         _ = &mut finish => {}
         _ = stopped(signals) => {}
     }
-}
-
-/// What the ranks' last words say of their logs.
-#[derive(Default)]
-struct Seals(Vec<(u32, Told)>);
-
-/// Whether a log is whole: a fact for the record, and a complaint for the person if it is not.
-struct LogState {
-    fact: serde_json::Value,
-    complaint: Option<String>,
-}
-
-impl Seals {
-    fn hear(&mut self, event: &Event) {
-        if let Event::Told { rank, record } = event {
-            if let Told::Exit { .. } = record.event {
-                self.0.push((*rank, record.event.clone()));
-            }
-        }
-    }
-
-    /// Compares what each agent counted with what is on disk. A rank that never `ran` has nothing that could be missing.
-    fn verify(&self, run: &RunDir, ranks: u32, ran: impl Fn(u32) -> bool) -> Vec<LogState> {
-        (0..ranks)
-            .map(|rank| {
-                let seal = self.0.iter().find(|(sealed, _)| *sealed == rank).map(|(_, seal)| seal);
-                let Some(Told::Exit { lines, bytes, sha256, dropped, .. }) = seal else {
-                    let fact = json!({ "rank": rank, "sealed": false });
-                    let complaint = format!("rank {rank}: its log has no seal; the last lines may be missing");
-                    return LogState { fact, complaint: ran(rank).then_some(complaint) };
-                };
-                let found = crate::record::log_digest(&run.logs().join(evenkeel_wire::path::log(rank)));
-                let whole = found.as_ref().is_ok_and(|found| found.bytes == *bytes && found.sha256 == *sha256);
-                let fact = json!({
-                    "rank": rank, "sealed": true, "lines": lines, "bytes": bytes, "sha256": sha256,
-                    "dropped": dropped, "whole": whole,
-                });
-                let complaint = match (whole, dropped) {
-                    (true, 0) => None,
-                    (true, dropped) => Some(format!("rank {rank}: {dropped} lines did not fit on the disk")),
-                    (false, _) => Some(format!("rank {rank}: its log differs from what its agent wrote")),
-                };
-                LogState { fact, complaint }
-            })
-            .collect()
-    }
-}
-
-/// The last lines of a log, enough to hold a traceback.
-fn tail(path: &Path) -> String {
-    const BYTES: u64 = 8 << 10;
-    const LINES: usize = 15;
-    let text = crate::record::last_bytes(path, BYTES).unwrap_or_default();
-    let text = output::plain(&String::from_utf8_lossy(&text));
-    let lines: Vec<&str> = text.lines().collect();
-    lines[lines.len().saturating_sub(LINES)..].join("\n")
 }
 
 fn conclude(

@@ -78,6 +78,8 @@ struct JobFile {
     user: Option<Text>,
     /// How long a rank waits for its peers before it gives up, such as 30m. Default: 30m.
     timeout: Option<Text>,
+    /// New starts of a run at most, when that can help: after out of memory, with smaller micro-batches. Default: 10.
+    max_restarts: Option<u32>,
     /// Time between SIGTERM and SIGKILL, such as 10s. Default: 10s.
     stop_grace_period: Option<Text>,
     /// Folder of run records, relative to the current folder. Default: runs.

@@ -38,6 +38,7 @@ pub(super) const KEYS: &[&str] = &[
     "shm_size",
     "user",
     "timeout",
+    "max_restarts",
     "stop_grace_period",
     "runs",
 ];
@@ -47,6 +48,10 @@ pub(super) const BATCH_KEYS: &[&str] = &["target", "micro", "on_oom"];
 
 /// The nominal batch of yolo.
 pub(super) const TARGET: u32 = 64;
+
+/// New starts of a run, unless the job says otherwise: halving goes from 1,024 images to one.
+const RESTARTS: u32 = 10;
+const MOST_RESTARTS: u32 = 1000;
 
 /// What trains when nobody says.
 const TRAINER: Trainer = Trainer::Native;
@@ -116,6 +121,9 @@ pub(super) fn job(document: &Document, bases: &Bases, notes: &mut Vec<String>) -
             }
             None => Duration::from_secs(1800),
         },
+        max_restarts: root
+            .get("max_restarts")
+            .map_or(Ok(RESTARTS), |most| most.whole32(0..=MOST_RESTARTS, "new starts of a run"))?,
         stop_grace_period: root
             .get("stop_grace_period")
             .map_or(Ok(Duration::from_secs(10)), |period| compose::duration(&period, DAY))?,

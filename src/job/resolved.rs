@@ -141,6 +141,7 @@ fn entries(job: &Job) -> Vec<Entry> {
     add("shm_size", json!(job.shm_size));
     add("user", json!(job.user));
     add("timeout", json!(write_duration(job.timeout)));
+    add("max_restarts", json!(job.max_restarts));
     add("stop_grace_period", json!(write_duration(job.stop_grace_period)));
     add("runs", json!(job.runs.to_string_lossy()));
     all

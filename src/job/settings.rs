@@ -129,6 +129,7 @@ const NATIVE: &[(&str, Kind)] = &[
     ("mosaic", PORTION),
     ("normalizer", Kind::Word(&["step", "micro"])),
     ("optimizer", Kind::Word(&["auto", "SGD", "AdamW"])),
+    ("overlap", Kind::Flag),
     ("patience", Kind::Whole(0, 1_000_000)),
     ("plots", Kind::Flag),
     ("reduce", Kind::Word(&["fast", "exact"])),
@@ -274,6 +275,12 @@ pub(super) fn read(at: &Cursor<'_>, trainer: Trainer) -> Result<BTreeMap<String,
             continue;
         }
         settings.insert(key.to_owned(), check(&setting, *kind)?);
+    }
+    if settings.get("overlap") == Some(&Json::Bool(true)) && settings.get("reduce") == Some(&Json::from("exact")) {
+        let message = "`overlap` sends gradients before they are whole, `reduce: exact` adds whole ones";
+        let mut invalid = at.document.wrong_key(&at.path, message);
+        invalid.hint = Some("choose one of the two".into());
+        return Err(invalid.into());
     }
     Ok(settings)
 }

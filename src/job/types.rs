@@ -58,6 +58,8 @@ pub struct Job {
     pub user: Option<String>,
     /// How long a rank waits for its peers before it gives up.
     pub timeout: Duration,
+    /// How often a run is started again at most, when that can help.
+    pub max_restarts: u32,
     /// How long a container has between SIGTERM and SIGKILL.
     pub stop_grace_period: Duration,
     /// Folder of run records; relative to the current folder unless absolute.

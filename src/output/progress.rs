@@ -66,7 +66,9 @@ impl Progress {
                 let loss = self.loss().map(|loss| format!("loss {loss:.3}")).unwrap_or_else(|| "no loss".into());
                 Some(format!("epoch {}/{}: {loss}{map}", epoch + 1, self.epochs))
             }
-            Event::Failure { class, message } => Some(format!("rank {rank}: {} ({})", plain(message), class.name())),
+            Event::Failure { class, message, .. } => {
+                Some(format!("rank {rank}: {} ({})", plain(message), class.name()))
+            }
             Event::SteppedDown { step, from, to, message } => Some(format!(
                 "rank {rank}: out of memory in step {}: micro-batches of {from} became {to}, the step was repeated ({})",
                 step + 1,

@@ -32,7 +32,7 @@ pub struct RunState {
 #[derive(Debug, Default)]
 struct Rank {
     stage: Stage,
-    failure: Option<(FailureClass, String)>,
+    failure: Option<Reason>,
     /// That its program ended badly, told before its spool is sealed, and its place in the order of ends.
     fell: Option<(u32, ProgramEnd)>,
     end: Option<RankEnd>,
@@ -75,7 +75,18 @@ pub struct RankEnd {
     /// How its program ended, where that was told before the seal, or without one.
     pub program: Option<ProgramEnd>,
     /// Why, in the trainer's own words.
-    pub failure: Option<(FailureClass, String)>,
+    pub failure: Option<Reason>,
+}
+
+/// Why a trainer says that it ended.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Reason {
+    /// Class of the failure.
+    pub class: FailureClass,
+    /// One line for a person.
+    pub message: String,
+    /// Another launch may help if its micro-batches are smaller than this one, of so many images.
+    pub retry_below: Option<u32>,
 }
 
 /// What is known of a rank's end.
@@ -250,10 +261,10 @@ impl RunState {
 
     fn told(&mut self, rank: u32, told: Told, now: Duration) -> Vec<Action> {
         match told {
-            Told::Failure { class, message } => {
+            Told::Failure { class, message, retry_below } => {
                 if let Some(state) = self.ranks.get_mut(rank as usize) {
                     // The first reason counts; later ones follow from it.
-                    state.failure.get_or_insert((class, message));
+                    state.failure.get_or_insert(Reason { class, message, retry_below });
                 }
                 Vec::new()
             }

@@ -56,7 +56,7 @@ fn who_is_deaf_is_killed_when_the_grace_period_ends() {
     // Killed by their agents, so that the logs are sealed; the engine had nothing to kill.
     assert_eq!(asked, ["SIGTERM", "SIGTERM", "SIGUSR1", "SIGUSR1"]);
     for rank in 0..2 {
-        assert_eq!(entries(&journal, "logs")[0]["detail"][rank]["whole"], true);
+        assert_eq!(entries(&journal, "logs")[0]["detail"]["ranks"][rank]["whole"], true);
     }
     nothing_left(&place);
 }

@@ -106,7 +106,7 @@ fn a_killed_trainer_takes_its_peers_along_within_a_second() {
         assert!(gone < Duration::from_secs(1), "the peer lived on for {gone:?}");
         // Its agent did it, and the log is whole: no container had to be killed.
         assert!(entries(&journal, "ask").iter().all(|ask| ask["detail"]["signal"] == "SIGUSR1"), "{journal:?}");
-        assert_eq!(entries(&journal, "logs")[0]["detail"][(1 - victim) as usize]["whole"], true);
+        assert_eq!(entries(&journal, "logs")[0]["detail"]["ranks"][(1 - victim) as usize]["whole"], true);
         assert_eq!(place.log(1 - victim), "up\n");
     }
 }
@@ -185,7 +185,7 @@ fn a_killed_container_is_named_and_its_log_called_unsealed() {
         let ended = ended.saying(&format!("error: rank {victim} failed first: "));
         ended.saying(&format!("rank {victim}: its log has no seal"));
         let journal = place.journal();
-        let logs = &entries(&journal, "logs")[0]["detail"];
+        let logs = &entries(&journal, "logs")[0]["detail"]["ranks"];
         assert_eq!(logs[victim as usize]["sealed"], false, "{logs}");
         assert_eq!(logs[1 - victim as usize]["whole"], true, "the other one's is sealed: {logs}");
         nothing_left(&place);

@@ -28,7 +28,7 @@ fn a_flood_arrives_whole_and_in_order() {
         assert!(shown == expected, "stdout differs from what rank {rank} wrote");
     }
     let journal = place.journal();
-    let log = &entries(&journal, "logs")[0]["detail"][1];
+    let log = &entries(&journal, "logs")[0]["detail"]["ranks"][1];
     assert_eq!((&log["lines"], &log["whole"], &log["dropped"]), (&json!(count), &json!(true), &json!(0)));
     nothing_left(&place);
 }

@@ -57,7 +57,7 @@ fn the_record_holds_the_whole_run() {
     assert_eq!((intents.len(), facts.len()), (2, 2), "{journal:?}");
     let place_of = |kind: &str| journal.iter().position(|entry| entry["entry"] == kind).expect(kind);
     assert!(place_of("create") < place_of("created"), "the intent comes before the deed");
-    let logs = &entries(&journal, "logs")[0]["detail"];
+    let logs = &entries(&journal, "logs")[0]["detail"]["ranks"];
     for rank in 0..2 {
         let log = &logs[rank];
         assert_eq!((&log["whole"], &log["lines"], &log["dropped"]), (&json!(true), &json!(3), &json!(0)), "{logs}");

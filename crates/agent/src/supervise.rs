@@ -97,7 +97,7 @@ impl Spools {
             _ => FailureClass::Code,
         };
         self.output(format!("evenkeel: {error}\n").as_bytes(), Instant::now());
-        self.events.append(Event::Failure { class, message: error.to_string() });
+        self.events.append(Event::Failure { class, message: error.to_string(), retry_below: None });
     }
 
     fn follow(&mut self, program: Program) -> End {

@@ -155,5 +155,5 @@ fn fail(events: &Events, class: FailureClass, message: &str) {
         message: Some(message.clone()),
         environment: BTreeMap::new(),
     });
-    events.emit(&Event::Failure { class, message });
+    events.emit(&Event::Failure { class, message, retry_below: None });
 }

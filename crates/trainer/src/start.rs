@@ -37,7 +37,7 @@ pub fn begin(who: &str) -> Result<(Environment, Arc<Events>), ExitCode> {
 pub fn refuse(who: &str, events: Option<&Events>, message: &str) -> ExitCode {
     eprintln!("{who}: {message}");
     if let Some(events) = events {
-        events.emit(&Event::Failure { class: FailureClass::Code, message: message.into() });
+        events.emit(&Event::Failure { class: FailureClass::Code, message: message.into(), retry_below: None });
     }
     ExitCode::from(2)
 }

@@ -59,13 +59,21 @@ impl TrainError {
             Self::Group(error) => error.class(),
             Self::Set(_) | Self::Order(_) | Self::Data(_) => FailureClass::Data,
             Self::Memory(_)
-            | Self::Step(StepError::OutOfMemory { .. })
+            | Self::Step(StepError::OutOfMemory { .. } | StepError::OutOfMemoryInOverlap { .. })
             | Self::Validation(ValidationError::OutOfMemory { .. }) => FailureClass::OutOfMemoryDevice,
             Self::Step(StepError::Diverged { .. }) => FailureClass::Diverged,
             Self::Step(StepError::Team { .. }) | Self::Validation(ValidationError::Team(_)) | Self::Team(_) => {
                 FailureClass::Collective
             }
             Self::Output(_) => FailureClass::Infrastructure,
+        }
+    }
+
+    /// The micro-batch below which another launch may go well.
+    fn retry_below(&self) -> Option<u32> {
+        match self {
+            Self::Step(evenkeel_yolo::step::StepError::OutOfMemoryInOverlap { images, .. }) => Some(*images),
+            _ => None,
         }
     }
 
@@ -135,7 +143,7 @@ pub fn main(doing: Doing) -> ExitCode {
                 message.push_str(&format!("; {advice}"));
             }
             eprintln!("{WHO}: {}: {message}", error.class().name());
-            events.emit(&Event::Failure { class: error.class(), message });
+            events.emit(&Event::Failure { class: error.class(), message, retry_below: error.retry_below() });
             leave(1)
         }
     }

@@ -30,6 +30,13 @@ pub const DEVICE: &str = "EVENKEEL_DEVICE";
 /// Bytes that the tensors of a CPU device may take at most; absent: all there are.
 pub const MEMORY: &str = "EVENKEEL_MEMORY";
 
+/// Images of an optimizer step over all ranks, for a program that is told. As `{target_batch}` also in its arguments.
+pub const TARGET_BATCH: &str = "EVENKEEL_TARGET_BATCH";
+/// Images of this rank's micro-batches, for a program that is told. As `{micro_batch}` also in its arguments.
+pub const MICRO_BATCH: &str = "EVENKEEL_MICRO_BATCH";
+/// Micro-batches of this rank in an optimizer step, for a program that is told. As `{accumulate}` also in its arguments.
+pub const ACCUMULATE: &str = "EVENKEEL_ACCUMULATE";
+
 /// Variables that a preflight may find out and the agent then sets for the trainer: a way round what does not work here.
 pub const FOUND: [&str; 1] = ["NCCL_P2P_DISABLE"];
 

@@ -128,6 +128,9 @@ pub enum Event {
         class: FailureClass,
         /// One line for a person.
         message: String,
+        /// Another launch may help if its micro-batches are smaller than this one, of so many images.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        retry_below: Option<u32>,
     },
     /// A remark worth keeping that fits nothing else.
     Note {
@@ -226,7 +229,11 @@ mod tests {
             rank: 0,
             seq: 7,
             time_ms: 1,
-            event: Event::Failure { class: FailureClass::OutOfMemoryDevice, message: "CUDA out of memory".into() },
+            event: Event::Failure {
+                class: FailureClass::OutOfMemoryDevice,
+                message: "CUDA out of memory".into(),
+                retry_below: None,
+            },
         };
         let line = serde_json::to_string(&record).expect("a record is plain data");
         assert!(line.contains(r#""kind":"failure","class":"out_of_memory.device""#), "{line}");

@@ -11,6 +11,14 @@ use std::sync::Once;
 #[error("{0}")]
 pub struct OutOfMemory(pub String);
 
+impl OutOfMemory {
+    /// By libtorch's message, which goes on with a backtrace.
+    #[must_use]
+    pub fn new(message: &str) -> Self {
+        Self(first_line(message))
+    }
+}
+
 thread_local! {
     /// Whether this thread is inside [`attempt`], where a panic need not be the program's end.
     static ATTEMPTING: Cell<bool> = const { Cell::new(false) };
@@ -35,7 +43,7 @@ pub fn attempt<T>(work: impl FnOnce() -> T) -> Result<T, OutOfMemory> {
     let outcome = panic::catch_unwind(AssertUnwindSafe(work));
     ATTEMPTING.set(before);
     outcome.or_else(|payload| match message(&*payload) {
-        Some(text) if is_out_of_memory(text) => Err(OutOfMemory(first_line(text))),
+        Some(text) if is_out_of_memory(text) => Err(OutOfMemory::new(text)),
         other => {
             // The hook was silent about it. The outermost attempt tells it, once.
             if !before {

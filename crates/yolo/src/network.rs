@@ -186,10 +186,9 @@ impl Network {
         crate::checkpoint::hex(&digest.finalize())
     }
 
-    /// The store of its variables, for libtorch's own optimizers.
-    #[cfg(test)]
-    pub(crate) fn store(&mut self) -> &mut VarStore {
-        &mut self.vs
+    /// The store of its variables, for what libtorch does with them.
+    pub(crate) fn store(&self) -> &VarStore {
+        &self.vs
     }
 }
 

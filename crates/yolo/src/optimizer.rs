@@ -160,7 +160,7 @@ mod tests {
             Settings { optimizer, lr0: 0.01, momentum: 0.9, warmup_epochs: 0.0, lrf: 1.0, ..Settings::default() };
         let schedule = Schedule::new(&settings, 1, 100, 3);
         let network = || Network::new(Scale::N, 3, Device::Cpu, 3, true);
-        let (mut ours, mut other) = (network(), network());
+        let (mut ours, other) = (network(), network());
         ours.prepare_gradients(ours.parameters.zeros_like());
         let mut optimizer = Optimizer::new(&schedule, 0.1, &ours);
         let mut reference = theirs(other.store());

@@ -48,6 +48,7 @@ pub const TABLE: &[(&str, Kind)] = &[
     ("mosaic", PORTION),
     ("normalizer", Kind::Word(&["step", "micro"])),
     ("optimizer", Kind::Word(&["auto", "SGD", "AdamW"])),
+    ("overlap", Kind::Flag),
     ("patience", Kind::Whole(0, 1_000_000)),
     ("plots", Kind::Flag),
     ("reduce", Kind::Word(&["fast", "exact"])),
@@ -115,6 +116,8 @@ pub struct Settings {
     pub normalizer: Normalizer,
     /// How weights follow from gradients.
     pub optimizer: OptimizerChoice,
+    /// Gradients are reduced while the last backward pass still runs: pays on slow links. Memory that runs out there ends the ranks.
+    pub overlap: bool,
     /// Epochs without improvement after which a training ends; 0: never.
     pub patience: u32,
     /// Pictures of what was learnt.
@@ -171,6 +174,7 @@ impl Default for Settings {
             mosaic: 1.0,
             normalizer: Normalizer::Step,
             optimizer: OptimizerChoice::Auto,
+            overlap: false,
             patience: 100,
             plots: true,
             reduce: Reduction::Fast,
@@ -255,6 +259,9 @@ pub enum SettingsError {
         /// The nearest that exists, if one is near.
         near: Option<&'static str>,
     },
+    /// Two settings contradict each other.
+    #[error("`overlap` sends gradients before they are whole, `reduce: exact` adds whole ones: choose one of the two")]
+    OverlapExact,
     /// The value is of another kind or out of range.
     #[error("`{name}` is {value}, expected {expected}")]
     Unfit {
@@ -284,7 +291,11 @@ impl Settings {
                 return Err(SettingsError::Unfit { name, value: value.to_string(), expected });
             }
         }
-        Ok(serde_json::from_value(Value::Object(named.clone())).expect("every value was checked"))
+        let read: Self = serde_json::from_value(Value::Object(named.clone())).expect("every value was checked");
+        if read.overlap && read.reduce == Reduction::Exact {
+            return Err(SettingsError::OverlapExact);
+        }
+        Ok(read)
     }
 }
 
@@ -341,6 +352,7 @@ mod tests {
             (r#"{"amp": 1}"#, "true or false"),
             (r#"{"close_mosaic": 0.5}"#, "a whole number"),
             (r#"{"reduce": "slow"}"#, "one of fast, exact"),
+            (r#"{"overlap": true, "reduce": "exact"}"#, "choose one of the two"),
             (r#"{"save_every": 0}"#, "steps such as 500"),
             (r#"{"save_every": "10h"}"#, "minutes such as `10m`"),
         ] {

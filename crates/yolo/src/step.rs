@@ -3,8 +3,17 @@
 //! Every rank computes its micro-batches without a word to the others. Then the ranks vote with a few integers: whether one of them ran out
 //! of memory, and how large the values were. Only if all is well are gradients added over the ranks, and only then does anything change that
 //! outlives the step: so a step that failed is simply computed again, in smaller micro-batches.
+//!
+//! With overlap the gradients are added over the ranks while each one's last backward pass still runs. The vote then comes before that pass, and
+//! only memory that runs out within it cannot be mended here: peers wait for gradients that never come, and all have to be started again.
+
+mod cut;
+mod scaler;
+
+use std::ops::Range;
 
 use tch::{Device, Kind, Tensor};
+use tch_distributed::{Ddp, DdpOptions, Error};
 
 use crate::average::Average;
 use crate::data::loader::Batch;
@@ -17,63 +26,13 @@ use crate::settings::{Normalizer, Reduction, Settings};
 use crate::sum::{Exceeded, Sum};
 use crate::team::Team;
 
+pub use cut::Cut;
+pub use scaler::Scaler;
+
 /// Share of a step's statistics in the running ones, as in the official network.
 const MOMENTUM: f64 = 0.03;
 /// Attempts at an update of the weights, which needs next to no memory.
 const UPDATES: usize = 3;
-
-/// How a step is cut: the images of every micro-batch, by rank.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Cut(pub Vec<Vec<u32>>);
-
-impl Cut {
-    /// Images of the step, T.
-    #[must_use]
-    pub fn target(&self) -> u32 {
-        self.0.iter().flatten().sum()
-    }
-
-    /// Images of a rank.
-    #[must_use]
-    pub fn share(&self, rank: u32) -> u32 {
-        self.0.get(rank as usize).map_or(0, |own| own.iter().sum())
-    }
-
-    /// Where a rank's images begin among those of the step.
-    #[must_use]
-    pub fn start(&self, rank: u32) -> u32 {
-        (0..rank).map(|before| self.share(before)).sum()
-    }
-
-    /// Images of the largest micro-batch.
-    #[must_use]
-    pub fn largest(&self) -> u32 {
-        self.0.iter().flatten().copied().max().unwrap_or(0)
-    }
-
-    /// The same images on every rank in micro-batches of at most half the largest: of the most images that divide every rank's share.
-    /// `None` where the largest has one image.
-    #[must_use]
-    pub fn smaller(&self) -> Option<Self> {
-        self.at_most(self.largest() / 2)
-    }
-
-    /// The same images on every rank in micro-batches of at most `limit`: those of ranks that have larger ones become as large as they can,
-    /// on all ranks alike. `None` for a limit of 0.
-    #[must_use]
-    pub fn at_most(&self, limit: u32) -> Option<Self> {
-        if self.largest() <= limit {
-            return Some(self.clone());
-        }
-        let shares: Vec<u32> = (0..).zip(&self.0).map(|(rank, _)| self.share(rank)).collect();
-        let size = (1..=limit).rev().find(|size| shares.iter().all(|share| share % size == 0))?;
-        let cut = |own: &Vec<u32>, share: u32| {
-            let small = own.iter().all(|images| *images <= size);
-            if small { own.clone() } else { vec![size; (share / size) as usize] }
-        };
-        Some(Self(self.0.iter().zip(shares).map(|(own, share)| cut(own, share)).collect()))
-    }
-}
 
 /// Where in a step something is about to be computed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -93,8 +52,8 @@ pub enum Place {
 /// Called before each [`Place`], where a test can have memory run out.
 pub type Probe = Box<dyn FnMut(Place)>;
 
-/// What is trained, and how.
-pub struct Training {
+/// What is trained, and how. `'t` is that of the ranks with which the reduction overlaps.
+pub struct Training<'t> {
     /// The network.
     pub network: Network,
     /// Its moving average.
@@ -111,6 +70,7 @@ pub struct Training {
     pub may_step_down: bool,
     /// The loss scale of mixed precision in half floats.
     pub scaler: Option<Scaler>,
+    overlap: Option<Ddp<'t>>,
     probe: Option<Probe>,
     settings: Settings,
 }
@@ -126,6 +86,20 @@ pub enum StepError {
         /// What this rank's libtorch said, if it was this rank.
         source: Option<OutOfMemory>,
     },
+    /// Memory ran out while peers waited for this rank's gradients. All ranks have to start again from the last state, with smaller
+    /// micro-batches.
+    #[error(
+        "rank {rank} ran out of memory in a micro-batch of {images} while gradients were on their way; only a new start with smaller ones \
+         can help: {source}"
+    )]
+    OutOfMemoryInOverlap {
+        /// This rank.
+        rank: u32,
+        /// Images of its micro-batch.
+        images: u32,
+        /// What libtorch said.
+        source: OutOfMemory,
+    },
     /// A term of the loss is infinite or no number.
     #[error("the loss of step {step} is not finite: {terms:?}")]
     Diverged {
@@ -140,7 +114,7 @@ pub enum StepError {
         /// The step, from 0.
         step: u64,
         /// How.
-        source: tch_distributed::Error,
+        source: Error,
     },
 }
 
@@ -174,7 +148,16 @@ pub struct Report {
     pub stop: bool,
 }
 
-impl Training {
+/// A micro-batch whose backward pass is still to come.
+struct Pending {
+    loss: Tensor,
+    images: u32,
+}
+
+impl<'t> Training<'t> {
+    /// Bytes of gradients that are sent together, when overlapped: a small model has to have several such parts, or there is nothing to overlap.
+    const BUCKET: u64 = 4 << 20;
+
     /// A training of `network`, cut as `cut` says.
     #[must_use]
     pub fn new(mut network: Network, schedule: Schedule, settings: &Settings, cut: Cut, may_step_down: bool) -> Self {
@@ -187,19 +170,41 @@ impl Training {
         let optimizer = Optimizer::new(&schedule, settings.weight_decay, &network);
         let scaler = (settings.amp && network.device() != Device::Cpu).then(Scaler::default);
         let settings = settings.clone();
-        Self { network, average, optimizer, schedule, sum, cut, may_step_down, scaler, probe: None, settings }
+        Self {
+            network,
+            average,
+            optimizer,
+            schedule,
+            sum,
+            cut,
+            may_step_down,
+            scaler,
+            overlap: None,
+            probe: None,
+            settings,
+        }
+    }
+
+    /// Reduces gradients while they are computed, from here on. All ranks have to call this together.
+    ///
+    /// # Errors
+    ///
+    /// A peer is lost or late, or has another model.
+    ///
+    /// # Panics
+    ///
+    /// Sums are to be exact, which takes them in integers when they are whole.
+    pub fn overlap_with(&mut self, team: &'t Team) -> tch_distributed::Result<()> {
+        assert!(self.settings.reduce != Reduction::Exact, "exact sums are of whole gradients");
+        let options = DdpOptions { bucket_bytes: Self::BUCKET, broadcast_buffers: false, ..DdpOptions::default() };
+        let group = team.group(self.network.device());
+        self.overlap = group.map(|group| Ddp::new(group, self.network.store(), &options)).transpose()?;
+        Ok(())
     }
 
     /// Has `probe` called before each place of a step.
     pub fn set_probe(&mut self, probe: Probe) {
         self.probe = Some(probe);
-    }
-
-    /// Calls the probe, if there is one.
-    fn at(&mut self, place: Place) {
-        if let Some(probe) = &mut self.probe {
-            probe(place);
-        }
     }
 
     /// Makes step `step`, from 0, with this rank's images of it. `stop` says whether this rank was asked to end; the report says whether
@@ -211,65 +216,76 @@ impl Training {
     pub fn step(&mut self, step: u64, batch: &Batch, team: &Team, stop: bool) -> Result<Report, StepError> {
         let mut step_downs = Vec::new();
         let lost = |source| StepError::Team { step, source };
-        let vote = loop {
+        let (vote, pending) = loop {
             let outcome = attempt(|| self.compute(batch, team.rank()));
             let mut vote = vec![team.call(outcome.is_err()), i64::from(stop)];
             vote.extend(self.sum.seen());
             let vote = team.largest(&vote).map_err(lost)?;
             if let Some(rank) = team.caller(vote[0]) {
-                let message = outcome.err();
-                step_downs.push(self.step_down(rank, message)?);
+                step_downs.push(self.step_down(rank, outcome.err())?);
                 continue;
             }
             match self.sum.agree(&vote[2..]) {
-                Ok(()) => break vote,
+                Ok(()) => break (vote, outcome.ok().flatten()),
                 Err(Exceeded) => continue,
             }
         };
-        self.sum.finish(team, &vote[2..]).map_err(lost)?;
+        match pending {
+            Some(pending) => self.overlapped(step, &pending, team)?,
+            None => self.sum.finish(team, &vote[2..]).map_err(lost)?,
+        }
         let mut report = self.finish(step)?;
         report.step_downs = step_downs;
         report.stop = vote[1] > 0;
         Ok(report)
     }
 
-    /// Forward, loss and backward of all of this rank's micro-batches.
-    fn compute(&mut self, batch: &Batch, rank: u32) {
+    /// Forward, loss and backward of all of this rank's micro-batches; with overlap without the last backward pass.
+    fn compute(&mut self, batch: &Batch, rank: u32) -> Option<Pending> {
         let micro_batches = self.cut.0.iter().map(Vec::len).sum::<usize>() as u64;
         self.sum.begin(micro_batches);
+        let own = self.cut.0[rank as usize].clone();
         let mut start = 0;
-        for images in self.cut.0[rank as usize].clone() {
-            self.micro_batch(batch, start, images as usize);
-            start += images as usize;
+        for (number, images) in own.iter().enumerate() {
+            let range = start..start + *images as usize;
+            start = range.end;
+            let forward = Forward { network: &self.network, scaler: self.scaler.as_ref(), settings: &self.settings };
+            let (loss, terms) = forward.loss(batch, range, &mut self.probe);
+            let pending = self.overlap.is_some() && number + 1 == own.len();
+            if !pending {
+                at(&mut self.probe, Place::Backward);
+                loss.backward();
+            }
+            let _guard = tch::no_grad_guard();
+            self.sum.add(&(self.network.model.norms().batch() * f64::from(*images)), &terms);
+            if pending {
+                return Some(Pending { loss, images: *images });
+            }
         }
+        None
     }
 
-    fn micro_batch(&mut self, batch: &Batch, start: usize, images: usize) {
-        let device = self.network.device();
-        self.at(Place::Forward);
-        self.network.model.norms().clear();
-        let input = input(&batch.images.narrow(0, start as i64, images as i64), device, self.settings.channels_last);
-        let levels = tch::autocast(self.scaler.is_some(), || self.network.model.forward(&input, true));
-        self.at(Place::Loss);
-        let objects = Objects::new(&batch.objects[start..start + images], device);
-        let gains = gains(&self.settings);
-        let (total, terms) = tch::autocast(false, || {
-            let terms = loss(&levels, &objects, &Assignment::default());
-            let weight = match self.settings.normalizer {
-                Normalizer::Step => Tensor::from(1.0_f32).to_device(device),
-                Normalizer::Micro => images as f64 / terms.divisor(),
-            };
-            let each = terms.each(&gains) * weight;
-            let total = each.sum(Kind::Float);
-            (total, Tensor::cat(&[each.detach(), terms.scores.detach().view(1)], 0))
+    /// The last backward pass, in which gradients are added over the ranks as they come, and what else is added.
+    fn overlapped(&mut self, step: u64, pending: &Pending, team: &Team) -> Result<(), StepError> {
+        let ddp = self.overlap.as_mut().expect("only with overlap is something pending");
+        let probe = &mut self.probe;
+        let outcome = attempt(|| {
+            at(probe, Place::Backward);
+            // Told only now that a pass is to be reduced: one that was given up before the vote would leave the reducer waiting for it.
+            let loss = ddp.forward(|| pending.loss.shallow_clone())?;
+            ddp.backward(&loss)
         });
-        self.at(Place::Backward);
-        match &self.scaler {
-            Some(scaler) => (total * scaler.scale).backward(),
-            None => total.backward(),
+        let out = match outcome {
+            Ok(Ok(())) => return self.sum.finish_averaged(team).map_err(|source| StepError::Team { step, source }),
+            Ok(Err(Error::OutOfMemory(message))) => OutOfMemory::new(&message),
+            Ok(Err(source)) => return Err(StepError::Team { step, source }),
+            Err(out) => out,
+        };
+        if self.may_step_down && self.cut.largest() > 1 {
+            let (rank, images) = (team.rank(), pending.images);
+            return Err(StepError::OutOfMemoryInOverlap { rank, images, source: out });
         }
-        let _guard = tch::no_grad_guard();
-        self.sum.add(&(self.network.model.norms().batch() * images as f64), &terms);
+        self.step_down(team.rank(), Some(out)).map(drop)
     }
 
     fn step_down(&mut self, rank: u32, own: Option<OutOfMemory>) -> Result<StepDown, StepError> {
@@ -321,7 +337,7 @@ impl Training {
         loop {
             tries += 1;
             let outcome = attempt(|| {
-                self.at(Place::Update);
+                at(&mut self.probe, Place::Update);
                 self.optimizer.update(&mut self.network, rates);
             });
             match outcome {
@@ -336,9 +352,50 @@ impl Training {
     }
 }
 
-impl std::fmt::Debug for Training {
+impl std::fmt::Debug for Training<'_> {
     fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         formatter.debug_struct("Training").field("cut", &self.cut).finish_non_exhaustive()
+    }
+}
+
+/// Calls the probe, if there is one.
+fn at(probe: &mut Option<Probe>, place: Place) {
+    if let Some(probe) = probe {
+        probe(place);
+    }
+}
+
+/// What a forward pass needs to know.
+#[derive(Clone, Copy)]
+struct Forward<'a> {
+    network: &'a Network,
+    scaler: Option<&'a Scaler>,
+    settings: &'a Settings,
+}
+
+impl Forward<'_> {
+    /// The number whose gradients are wanted, and the terms of the loss, of some images of a batch.
+    fn loss(self, batch: &Batch, images: Range<usize>, probe: &mut Option<Probe>) -> (Tensor, Tensor) {
+        let device = self.network.device();
+        at(probe, Place::Forward);
+        self.network.model.norms().clear();
+        let bytes = batch.images.narrow(0, images.start as i64, images.len() as i64);
+        let input = input(&bytes, device, self.settings.channels_last);
+        let levels = tch::autocast(self.scaler.is_some(), || self.network.model.forward(&input, true));
+        at(probe, Place::Loss);
+        let objects = Objects::new(&batch.objects[images.clone()], device);
+        let gains = gains(self.settings);
+        tch::autocast(false, || {
+            let terms = loss(&levels, &objects, &Assignment::default());
+            let weight = match self.settings.normalizer {
+                Normalizer::Step => Tensor::from(1.0_f32).to_device(device),
+                Normalizer::Micro => images.len() as f64 / terms.divisor(),
+            };
+            let each = terms.each(&gains) * weight;
+            let total = each.sum(Kind::Float);
+            let total = self.scaler.map_or(total.shallow_clone(), |scaler| total * scaler.scale);
+            (total, Tensor::cat(&[each.detach(), terms.scores.detach().view(1)], 0))
+        })
     }
 }
 
@@ -353,66 +410,4 @@ pub fn input(images: &Tensor, device: Device, channels_last: bool) -> Tensor {
     let images = images.to_device(device);
     let images = if channels_last { images } else { images.contiguous() };
     images.to_kind(Kind::Float) / 255.0
-}
-
-/// The factor by which a loss is multiplied so that gradients in half floats do not vanish: as large as goes, halved where one overflows.
-#[derive(Clone, Copy, Debug, PartialEq)]
-pub struct Scaler {
-    /// The factor.
-    pub scale: f64,
-    /// Steps since it last changed.
-    pub steady: u32,
-}
-
-impl Default for Scaler {
-    fn default() -> Self {
-        // A step's loss is not yet divided by its target scores when it is scaled.
-        Self { scale: 1024.0, steady: 0 }
-    }
-}
-
-impl Scaler {
-    /// Steps without overflow after which the factor doubles.
-    const PATIENCE: u32 = 2000;
-
-    /// Whether a step's gradients are good for an update; adapts the factor for the next step.
-    fn judge(&mut self, finite: bool) -> bool {
-        self.steady = if finite { self.steady + 1 } else { 0 };
-        if !finite {
-            self.scale = (self.scale / 2.0).max(f64::MIN_POSITIVE);
-        } else if self.steady == Self::PATIENCE {
-            self.scale *= 2.0;
-            self.steady = 0;
-        }
-        finite
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_finer_cut_leaves_every_image_where_it_is() {
-        let smaller = |cut: &[&[u32]]| {
-            let cut = Cut(cut.iter().map(|own| own.to_vec()).collect());
-            cut.smaller().map(|finer| {
-                assert!((0..cut.0.len() as u32).all(|rank| finer.share(rank) == cut.share(rank)));
-                finer.0
-            })
-        };
-        assert_eq!(smaller(&[&[16, 16], &[16]]), Some(vec![vec![8; 4], vec![8; 2]]));
-        assert_eq!(smaller(&[&[6], &[6, 6]]), Some(vec![vec![3; 2], vec![3; 4]]));
-        assert_eq!(smaller(&[&[7], &[14]]), Some(vec![vec![7], vec![7; 2]]));
-        assert_eq!(smaller(&[&[5]]), Some(vec![vec![1; 5]]));
-        assert_eq!(smaller(&[&[1], &[1]]), None);
-        assert_eq!(Cut(vec![vec![16], vec![8; 2]]).at_most(8), Some(Cut(vec![vec![8; 2], vec![8; 2]])));
-        assert_eq!(Cut(vec![vec![4]]).at_most(8), Some(Cut(vec![vec![4]])));
-    }
-
-    #[test]
-    fn a_share_begins_where_the_one_before_ends() {
-        let cut = Cut(vec![vec![4, 4, 4], vec![4]]);
-        assert_eq!((cut.target(), cut.start(0), cut.start(1), cut.share(1)), (16, 0, 12, 4));
-    }
 }

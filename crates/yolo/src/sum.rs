@@ -160,6 +160,19 @@ impl Sum {
         Ok(())
     }
 
+    /// Adds what all ranks have, where gradients are their average over the ranks already.
+    ///
+    /// # Errors
+    ///
+    /// A peer is lost or late.
+    pub fn finish_averaged(&mut self, team: &Team) -> tch_distributed::Result<()> {
+        let _guard = tch::no_grad_guard();
+        let gradients = self.parts[0].end;
+        team.sum(&mut self.ledger.narrow(0, gradients, self.parts[2].end - gradients))?;
+        let _ = self.gradients().g_mul_scalar_(f64::from(team.size()));
+        Ok(())
+    }
+
     /// What is assumed of the next step, for a checkpoint; empty without [`Self::exact`].
     #[must_use]
     pub fn assumed(&self) -> Vec<i64> {

@@ -35,14 +35,19 @@ impl Team {
         self.host.as_ref().map_or(1, ProcessGroup::world_size)
     }
 
+    /// The group for tensors on `device`, if this rank is not alone.
+    #[must_use]
+    pub fn group(&self, device: Device) -> Option<&ProcessGroup> {
+        if device == Device::Cpu { self.host.as_ref() } else { self.device.as_ref() }
+    }
+
     /// Replaces a contiguous tensor on every rank by the sum over all.
     ///
     /// # Errors
     ///
     /// A peer is lost or late, or the tensor is where no group is.
     pub fn sum(&self, tensor: &mut Tensor) -> Result<()> {
-        let group = if tensor.device() == Device::Cpu { &self.host } else { &self.device };
-        match group {
+        match self.group(tensor.device()) {
             Some(group) => group.all_reduce(tensor, ReduceOp::Sum)?.wait(),
             None => Ok(()),
         }

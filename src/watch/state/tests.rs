@@ -279,9 +279,12 @@ fn a_lost_terminal_changes_nothing() {
 #[test]
 fn the_first_reason_of_a_rank_counts() {
     let mut state = running(1);
-    let failure = |class, message: &str| Told::Failure { class, message: message.into() };
+    let failure = |class, message: &str| Told::Failure { class, message: message.into(), retry_below: None };
     state.on_event(told(0, failure(FailureClass::OutOfMemoryDevice, "first")), NOW);
     state.on_event(told(0, failure(FailureClass::Code, "second")), NOW);
     state.on_event(exit(0, Some(1), None, false), NOW);
-    assert_eq!(state.ends()[0].failure, Some((FailureClass::OutOfMemoryDevice, "first".into())));
+    assert_eq!(
+        state.ends()[0].failure,
+        Some(Reason { class: FailureClass::OutOfMemoryDevice, message: "first".into(), retry_below: None })
+    );
 }

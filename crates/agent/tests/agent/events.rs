@@ -21,7 +21,11 @@ fn events_are_wrapped_in_order() {
             Event::Joined { world_size: 2, backend: "gloo".into(), device: "cpu".into() },
             Event::Note { message: "half and half".into() },
             Event::Ended { code: Some(0), signal: None },
-            Event::Failure { class: FailureClass::OutOfMemoryDevice, message: "no end of line".into() },
+            Event::Failure {
+                class: FailureClass::OutOfMemoryDevice,
+                message: "no end of line".into(),
+                retry_below: None
+            },
         ]
     );
 }

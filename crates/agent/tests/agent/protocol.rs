@@ -141,7 +141,7 @@ fn a_program_that_cannot_run_is_explained() {
         assert_eq!(outcome.code, Some(code), "{program}");
         assert!(outcome.text().contains(reason), "{}", outcome.text());
         assert_eq!(outcome.seal(), Seal { code: Some(code), ..done(1) });
-        let Event::Failure { class: FailureClass::Code, message } = &outcome.events[1] else {
+        let Event::Failure { class: FailureClass::Code, message, .. } = &outcome.events[1] else {
             panic!("{:?}", outcome.events)
         };
         assert!(message.contains(reason), "{message}");

@@ -19,7 +19,7 @@ use evenkeel_yolo::metric::Figures;
 use evenkeel_yolo::network::Network;
 use evenkeel_yolo::schedule::Schedule;
 use evenkeel_yolo::settings::{OptimizerChoice, SaveEvery};
-use evenkeel_yolo::step::{Place, Report, Training};
+use evenkeel_yolo::step::{Cut, Place, Report, Training};
 use evenkeel_yolo::team::Team;
 use evenkeel_yolo::validate::{self, Validation, validate};
 use evenkeel_yolo::weights;
@@ -225,7 +225,7 @@ struct Run<'a> {
     /// Fingerprint of the training split, which takes a look at every label.
     data: u64,
     order: Order,
-    training: Training,
+    training: Training<'a>,
     output: Option<Output>,
     step: u64,
     sums: [f64; 3],
@@ -264,7 +264,10 @@ impl<'a> Run<'a> {
         if team.rank() == 0 {
             tell_start(job, &schedule, &sets, &order);
         }
-        let training = Training::new(network, schedule, settings, job.cut.clone(), job.told.step_down);
+        let mut training = Training::new(network, schedule, settings, job.cut.clone(), job.told.step_down);
+        if settings.overlap && team.size() > 1 {
+            training.overlap_with(team)?;
+        }
         let output = if team.rank() == 0 { Some(Output::open(Path::new(&job.told.output))?) } else { None };
         let now = Instant::now();
         let mut run = Self {
@@ -369,13 +372,7 @@ impl<'a> Run<'a> {
             (scaler.scale, scaler.steady) = (scale, steady);
         }
         // A finer cut that memory asked for stays, if the ranks share the images as they did.
-        let then = evenkeel_yolo::step::Cut(progress.cut);
-        let ranks = 0..self.team.size();
-        if then.0.len() == training.cut.0.len()
-            && ranks.into_iter().all(|rank| then.share(rank) == training.cut.share(rank))
-        {
-            training.cut = then;
-        }
+        training.cut = training.cut.clone().finer(Cut(progress.cut));
         Ok(self.step)
     }
 

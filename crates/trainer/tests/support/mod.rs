@@ -19,7 +19,7 @@ impl Ended {
     /// The failure that it told last.
     pub fn failure(&self) -> (FailureClass, &str) {
         match self.events.last() {
-            Some(Event::Failure { class, message }) => (*class, message),
+            Some(Event::Failure { class, message, .. }) => (*class, message),
             other => panic!("not a failure: {other:?}\n{}{}", self.stdout, self.stderr),
         }
     }

@@ -54,6 +54,25 @@ fn the_cut_of_a_step_does_not_matter() {
 }
 
 #[test]
+fn gradients_that_are_sent_early_are_the_same() {
+    let place = Place::with_images(48);
+    let run = |counts: &[usize], overlap: bool, images: Option<u32>| {
+        let args = json!({"optimizer": "SGD", "val": false, "overlap": overlap});
+        Job { cut: cut(counts), max_images: images, ..Job::new(&place, args) }.train(&[]).done()
+    };
+    for counts in &CUTS[1..] {
+        let (late, early) = (run(counts, false, Some(16)), run(counts, true, Some(16)));
+        let of = |part: &str| apart(&late.state()[part], &early.state()[part]);
+        let (gradient, statistics) = (of("optimizer.momentum"), of("network.statistics"));
+        eprintln!("{counts:?}: first gradient {gradient:.1e} apart, statistics {statistics:.1e}");
+        assert!(gradient <= 1e-6 && statistics <= 1e-6);
+    }
+    let (once, again) = (run(CUTS[4], true, None), run(CUTS[4], true, None));
+    assert_eq!(once.losses().len(), 3);
+    assert_eq!(once.state_bits(), again.state_bits());
+}
+
+#[test]
 fn with_exact_sums_not_a_bit_depends_on_the_cut() {
     let place = Place::with_images(32);
     let epochs = sample(4, 25);

@@ -1,5 +1,7 @@
 //! Memory that runs out: on purpose in each place, and for real under a cap.
 
+use std::time::{Duration, Instant};
+
 use evenkeel_wire::{Event, FailureClass};
 use serde_json::json;
 
@@ -45,6 +47,52 @@ fn memory_that_runs_out_anywhere_costs_one_step() {
         if *place == "validation" {
             assert!(trained.ranks[*rank].stdout.contains("out of memory in the validation of epoch 1"), "{fault}");
         }
+    }
+}
+
+#[test]
+fn memory_that_runs_out_while_gradients_are_on_their_way_costs_a_new_start() {
+    let place = Place::with_images(24);
+    let args = json!({"optimizer": "SGD", "overlap": true, "save_every": 1});
+    let job = || Job { epochs: 1, cut: vec![vec![4], vec![4]], ..Job::new(&place, args.clone()) };
+    let undisturbed = job().train(&[]).done();
+    let scheduled = |step: u64| Job { micro_from_step: [(step, 2)].into(), ..job() }.train(&[]).done().state_bits();
+    // Before the last backward pass, and after it, nobody waits for gradients: as without overlap.
+    for (fault, down) in [
+        ("0:0:forward", Some(0)),
+        ("1:2:forward", Some(2)),
+        ("1:0:loss", Some(0)),
+        ("0:2:loss", Some(2)),
+        ("0:0:update", None),
+        ("1:2:update", None),
+        ("1:2:validation", None),
+    ] {
+        let trained = job().train(&[("EVENKEEL_FAULTS", fault)]).done();
+        assert_eq!(trained.images(), [8, 8, 8], "{fault}");
+        assert_eq!(step_downs(&trained), Vec::from_iter(down.map(|step| (step, 4, 2))), "{fault}");
+        let same = down.map_or_else(|| undisturbed.state_bits(), scheduled);
+        assert_eq!(trained.state_bits(), same, "{fault}");
+    }
+    for (rank, step) in [0, 1].into_iter().flat_map(|rank| [0, 2].map(|step| (rank, step))) {
+        let out = format!("early-{rank}-{step}");
+        let job = || Job { out: out.clone(), ..job() };
+        let began = Instant::now();
+        let failed = job().train(&[("EVENKEEL_FAULTS", &format!("{rank}:{step}:backward"))]);
+        assert!(began.elapsed() < Duration::from_secs(30), "nobody waits for who is gone: {:?}", began.elapsed());
+        let (class, message) = failed.ranks[rank].failure();
+        assert_eq!((failed.ranks[rank].code, class), (Some(1), FailureClass::OutOfMemoryDevice), "{message}");
+        let told = failed.ranks[rank].events.iter().find_map(|event| match event {
+            Event::Failure { retry_below, .. } => *retry_below,
+            _ => None,
+        });
+        assert_eq!(told, Some(4), "{message}");
+        let (class, message) = failed.ranks[1 - rank].failure();
+        assert_eq!(class, FailureClass::Collective, "{message}");
+        // What a controller does then. The state may be older than the last step: it is written beside the training.
+        let again = Job { cut: vec![vec![2; 2]; 2], ..job() }.train(&[]).done();
+        let from = 3 - again.images().len() as u64;
+        assert!(from <= step && again.images().iter().all(|images| *images == 8), "{:?}", again.images());
+        assert_eq!(again.state_bits(), scheduled(from), "{out} from step {from}");
     }
 }
 

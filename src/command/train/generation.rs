@@ -1,0 +1,146 @@
+//! One launch of a run's containers, from their specs to what is known of their end.
+
+use std::path::Path;
+
+use serde_json::json;
+
+use super::heard::Heard;
+use super::{Outcome, Ready};
+use crate::agent::Files;
+use crate::error::{self, Failure};
+use crate::event::Event;
+use crate::failure;
+use crate::job::{Job, Trainer};
+use crate::launch;
+use crate::output::{self, Screen};
+use crate::plan::Plan;
+use crate::record::{self, Journal, RunDir};
+use crate::settings::Settings;
+use crate::signal::Signals;
+use crate::watch::state::{How, RankEnd, RunState};
+use crate::watch::{self, Watched};
+
+/// A launch that is to be made.
+pub struct Generation<'a> {
+    pub ready: &'a Ready,
+    pub settings: &'a Settings,
+    /// What containers are given of ours.
+    pub files: &'a Files,
+    pub run: &'a RunDir,
+    /// From 1.
+    pub number: u32,
+    pub plan: &'a Plan,
+}
+
+/// A launch that is over.
+pub struct Ended {
+    state: RunState,
+    ends: Vec<RankEnd>,
+    /// Bytes of each rank's log that earlier launches wrote.
+    begins: Vec<u64>,
+    /// Names of containers that the engine did not remove.
+    pub left: Vec<String>,
+    /// What the record misses, one sentence each.
+    pub incomplete: Vec<String>,
+    /// Whether the engine kept its limit on locked memory.
+    pub limit_kept: bool,
+}
+
+impl Generation<'_> {
+    /// Launches it and stays until its last container is gone; the journal then says what came of it.
+    pub async fn launch(
+        &self,
+        journal: &mut Journal,
+        signals: &mut Signals,
+        screen: &mut Screen,
+    ) -> Result<Ended, Failure> {
+        let prepared = &self.ready.prepared;
+        let job = prepared.job();
+        let (devices, data) = (prepared.rank_devices(), prepared.data_mounts());
+        let specs = launch::specs(&launch::Launch {
+            job,
+            plan: self.plan,
+            run: self.run.id(),
+            directory: self.run.path(),
+            generation: self.number,
+            image: &self.ready.image.id,
+            program: &self.ready.image.program,
+            preflight: self.ready.image.preflight.as_deref(),
+            agent: &self.files.program,
+            hosts: &self.files.hosts,
+            devices: &devices,
+            data: &data,
+            caller: self.settings.caller.clone(),
+            engine: self.ready.traits.clone(),
+            master_port: prepared.master_port(),
+            caller_environment: &self.settings.all,
+        });
+        let ranks = u32::try_from(specs.len()).unwrap_or(u32::MAX);
+        let begins: Vec<u64> = (0..ranks).map(|rank| record::length(&log(self.run, rank))).collect();
+        let watched = watch::Launch {
+            engine: &self.ready.engine,
+            specs: &specs,
+            generation: self.number,
+            events: self.run.events(),
+            control: self.run.control(),
+            grace: job.stop_grace_period,
+        };
+        let mut heard = Heard::default();
+        let mut limit_kept = false;
+        let Watched { state, trouble } = watch::watch(&watched, journal, signals, &mut |event| {
+            heard.hear(event);
+            limit_kept |= matches!(event, Event::LimitKept { .. });
+            screen.event(event);
+        })
+        .await?;
+        let ends = state.ends();
+        let ran = |rank| ends.iter().any(|end| end.rank == rank && !matches!(end.how, How::NotStarted { .. }));
+        let logs = heard.verify(self.run, &begins, ran);
+        let left = state.left().into_iter().map(|rank| specs[rank as usize].name.clone()).collect();
+        let mut incomplete: Vec<String> = trouble.iter().map(|trouble| error::chain(trouble)).collect();
+        let facts = [
+            (
+                "logs",
+                json!({ "generation": self.number, "ranks": logs.iter().map(|log| &log.fact).collect::<Vec<_>>() }),
+            ),
+            ("attempt", heard.attempt(self.number, self.plan, job.imgsz)),
+        ];
+        for (fact, detail) in facts {
+            if let Err(unwritten) = journal.append(fact, detail) {
+                incomplete.push(error::chain(&unwritten));
+            }
+        }
+        incomplete.extend(logs.into_iter().filter_map(|log| log.complaint));
+        Ok(Ended { state, ends, begins, left, incomplete, limit_kept })
+    }
+}
+
+impl Ended {
+    /// What it means.
+    pub fn outcome(&self, run: &RunDir, job: &Job, screen: &Screen) -> Outcome {
+        match (self.state.signal(), failure::diagnose(&self.ends, |rank| self.tail(run, rank))) {
+            (Some(signal), _) => Outcome::Stopped(signal),
+            (None, Some(diagnosis)) => Outcome::Failed(diagnosis),
+            (None, None) if job.trainer != Trainer::Command && !screen.has_steps() => {
+                Outcome::Failed(failure::no_step())
+            }
+            (None, None) => Outcome::Done,
+        }
+    }
+
+    /// The last lines that a rank wrote in this launch, enough to hold a traceback.
+    pub fn tail(&self, run: &RunDir, rank: u32) -> String {
+        const BYTES: u64 = 8 << 10;
+        const LINES: usize = 15;
+        let log = log(run, rank);
+        let own = record::length(&log).saturating_sub(self.begins.get(rank as usize).copied().unwrap_or(0));
+        let text = record::last_bytes(&log, BYTES.min(own)).unwrap_or_default();
+        let text = output::plain(&String::from_utf8_lossy(&text));
+        let lines: Vec<&str> = text.lines().collect();
+        lines[lines.len().saturating_sub(LINES)..].join("\n")
+    }
+}
+
+fn log(run: &RunDir, rank: u32) -> std::path::PathBuf {
+    Path::new(&run.logs()).join(evenkeel_wire::path::log(rank))
+}
