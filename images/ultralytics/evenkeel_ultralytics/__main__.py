@@ -62,6 +62,7 @@ def train(events, scratch, stop):
         world=world,
         workers=workers,
         seed=asked["seed"],
+        output=asked["output"],
         stop=stop,
         events=events,
     ).train()

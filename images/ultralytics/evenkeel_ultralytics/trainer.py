@@ -5,6 +5,7 @@ import hashlib
 import os
 import resource
 import time
+from pathlib import Path
 
 import torch
 import torch.distributed as dist
@@ -15,27 +16,34 @@ from ultralytics.nn.tasks import load_checkpoint
 from ultralytics.utils import LOGGER
 from ultralytics.utils.torch_utils import ModelEMA, strip_optimizer, torch_distributed_zero_first, unwrap_model
 
-from . import loader
+from . import loader, state
 from .failure import Diverged
+from .faults import Faults
 
 
 class Trainer(DetectionTrainer):
     """Trains detection models on one rank of a group that exists already."""
 
-    def __init__(self, *, overrides, described, cut, world, workers, seed, stop, events):
+    def __init__(self, *, overrides, described, cut, world, workers, seed, output, stop, events):
         # The base class's constructor calls get_dataset, so these come first.
         self.described, self.cut, self.world, self.events = described, cut, world, events
         self.workers, self.seed, self.process = workers, seed, stop
         # The engine knows its rank only in a world of two or more. Alone it would seed otherwise, keep one order of the images for
         # all epochs, and halve the batch when memory runs out.
         engine.RANK = world.rank
+        # The constructor throws away the rows of an earlier launch.
+        self.output = Path(output)
+        rows = self.output / "results.csv"
+        self.rows = rows.read_text(encoding="utf-8").splitlines() if world.rank == 0 and rows.exists() else []
         super().__init__(overrides=overrides)
         # It counts the entries of `device` instead; it sets the workers to 0 on a CPU, and there takes all cores but one.
         self.world_size, self.ddp = world.size, False
         self.args.workers = workers.train
         if threads := os.environ.get("OMP_NUM_THREADS"):
             torch.set_num_threads(int(threads))
+        self.faults = Faults(os.environ)
         self.micro_batches = self.steps = 0
+        self.under_way = False
         self.validated, self.best_epoch = False, 0
         self.losses, self.terms, self.images = [], [], 0
         self.add_callback("on_train_start", lambda trainer: trainer.start_clock())
@@ -47,8 +55,9 @@ class Trainer(DetectionTrainer):
 
     @property
     def accumulate(self):
-        """Micro-batches a step, always those of the plan: the base class ramps them up in warm-up."""
-        return self.cut.accumulate
+        """Micro-batches a step, always those of the plan: the base class ramps them up in warm-up. Once it trains, it is to ask for a
+        step with every micro-batch: it counts from the launch's first one, and would make a step of that alone."""
+        return 1 if self.under_way else self.cut.accumulate
 
     @accumulate.setter
     def accumulate(self, _):
@@ -78,8 +87,30 @@ class Trainer(DetectionTrainer):
 
     # -- a step -------------------------------------------------------------------------------------------------------
 
+    def resume_training(self, ckpt):
+        """Goes on from the state of an earlier launch of this run. Checkpoints that a job names are weights to start from."""
+        found = state.read(self, self.output / "weights")
+        if found is None:
+            return
+        state.take(self, found)
+        self.steps = self.start_epoch * self.steps_per_epoch
+        if self.world.rank == 0:
+            # A row may have been written for an epoch whose state was not.
+            kept = self.rows[: 1 + self.start_epoch]
+            self.csv.write_text("".join(f"{row}\n" for row in kept), encoding="utf-8")
+            self.events.note(f"going on from epoch {self.start_epoch + 1} of {self.epochs}")
+
     def start_clock(self):
+        self.under_way = True
         self.step_began = time.perf_counter()
+
+    @property
+    def steps_per_epoch(self):
+        return len(self.train_loader) // self.cut.accumulate
+
+    def optimizer_step(self):
+        if self.micro_batches % self.cut.accumulate == 0:
+            super().optimizer_step()
 
     def begin_micro_batch(self):
         """Gradients meet once a step, with its last micro-batch."""
@@ -89,6 +120,7 @@ class Trainer(DetectionTrainer):
 
     def preprocess_batch(self, batch):
         self.images += batch["img"].shape[0]
+        self.faults.at(self.steps, "forward")
         return super().preprocess_batch(batch)
 
     def end_micro_batch(self):
@@ -108,7 +140,7 @@ class Trainer(DetectionTrainer):
             epoch=self.epoch,
             epochs=self.epochs,
             step=self.steps,
-            steps_per_epoch=len(self.train_loader) // self.cut.accumulate,
+            steps_per_epoch=self.steps_per_epoch,
             images=self.images,
             loss=loss,
             terms=dict(zip(names, terms, strict=True)),
@@ -131,6 +163,7 @@ class Trainer(DetectionTrainer):
 
     def validate(self):
         self.validated = True
+        self.faults.at(self.steps - 1, "validation")
         return super().validate()
 
     def _handle_nan_recovery(self, epoch):
@@ -146,6 +179,11 @@ class Trainer(DetectionTrainer):
     def save_model(self):
         with self.process.writing:
             saved = super().save_model()
+            if self.is_best():
+                self.best_epoch = self.epoch
+            # What would follow the last epoch is its validation alone: a launch that has to repeat that repeats the epoch.
+            if self.epoch + 1 < self.epochs:
+                state.write(self, self.output / "weights")
             self.process.saved = self.epoch
         return saved
 
@@ -153,9 +191,12 @@ class Trainer(DetectionTrainer):
         with self.process.writing:
             super().save_metrics(metrics)
 
+    def is_best(self):
+        return bool(self.validated and self.fitness is not None and self.fitness == self.best_fitness)
+
     def end_epoch(self):
         leader = self.world.rank == 0
-        best = bool(leader and self.validated and self.fitness is not None and self.fitness == self.best_fitness)
+        best = leader and self.is_best()
         if best:
             self.best_epoch = self.epoch
         if leader and self.validated:

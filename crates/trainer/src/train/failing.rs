@@ -1,11 +1,12 @@
 //! Memory that runs out on purpose: how the recovery is tested where it happens, with the error that libtorch itself throws.
 
+use evenkeel_wire::env;
 use evenkeel_yolo::step::Place;
 
 use crate::environment::EnvironmentError;
 
 /// `RANK:STEP:PLACE`, several separated by commas. Places: forward, loss, backward, update, validation; a step of a validation is the last
-/// one before it.
+/// one before it. Only in the first launch of a run, so that what follows it can be seen.
 const FAULTS: &str = "EVENKEEL_FAULTS";
 const EXPECTED: &str = "`RANK:STEP:PLACE`, such as `1:0:backward`, separated by commas";
 
@@ -20,7 +21,8 @@ impl Faults {
     ///
     /// The variable makes no sense.
     pub fn read(lookup: impl Fn(&str) -> Option<String>, rank: u32) -> Result<Self, EnvironmentError> {
-        let Some(text) = lookup(FAULTS) else { return Ok(Self::default()) };
+        let first = lookup(env::GENERATION).is_none_or(|generation| generation == "1");
+        let Some(text) = lookup(FAULTS).filter(|_| first) else { return Ok(Self::default()) };
         let unfit = || EnvironmentError::Unfit { name: FAULTS, value: text.clone(), expected: EXPECTED };
         let mut faults = Vec::new();
         for fault in text.split(',').filter(|fault| !fault.is_empty()) {
@@ -61,7 +63,8 @@ mod tests {
 
     #[test]
     fn faults_are_those_of_the_rank() {
-        let read = |text: &str| Faults::read(|_| Some(text.to_owned()), 1).map(|faults| faults.0);
+        let read =
+            |text: &str| Faults::read(|name| (name == FAULTS).then(|| text.to_owned()), 1).map(|faults| faults.0);
         assert_eq!(
             read("0:3:loss,1:4:backward,1:0:validation"),
             Ok(vec![(4, Place::Backward), (0, Place::Validation)])
