@@ -1,11 +1,12 @@
 //! What `plan` and `train` have in common: from a job file to everything that is decided before a container exists.
 
 use std::collections::BTreeMap;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use evenkeel_wire::trainer_job::{DataSet, TrainerJob};
 use serde_json::Value;
+use sha2::{Digest, Sha256};
 
 use crate::cli::JobArgs;
 use crate::dataset::ResolvedData;
@@ -41,6 +42,8 @@ pub struct Prepared {
     smoke: bool,
     data: Option<ResolvedData>,
     model: Option<Model>,
+    /// Folder of this machine for what is found of the data set's files.
+    label_cache: Option<PathBuf>,
 }
 
 /// The model as the trainer is told of it.
@@ -88,7 +91,7 @@ pub fn job(args: &JobArgs, inventory: Inventory, visible: Option<&str>, smoke: b
         plan.warnings.extend(trouble.err().map(|trouble| trouble.to_string()));
     }
     let devices = selection.devices.into_iter().take(plan.world_size as usize).collect();
-    Ok(Prepared { resolved, inventory, devices, plan, smoke, data: None, model: None })
+    Ok(Prepared { resolved, inventory, devices, plan, smoke, data: None, model: None, label_cache: None })
 }
 
 /// One short epoch of small micro-batches, whatever the job says of the long run.
@@ -156,6 +159,22 @@ impl Prepared {
             self.model = Some(mounted_model(&super::fetch::weights(weights, settings, screen).await?));
         }
         Ok(())
+    }
+
+    /// Makes the folder in which our trainer keeps what it finds of the data set's files. Without one it looks at them every time.
+    pub fn make_label_cache(&mut self, settings: &Settings) {
+        let Some(data) = self.data.as_ref().filter(|_| self.resolved.job.trainer == Trainer::Native) else { return };
+        // One for each place on this machine: inside containers all sets lie at the same one.
+        let mut digest = Sha256::new();
+        for mount in &data.mounts {
+            digest.update(mount.source.as_os_str().as_encoded_bytes());
+            digest.update([0]);
+        }
+        digest.update(data.data.path.as_bytes());
+        let name: String = digest.finalize().iter().take(8).map(|byte| format!("{byte:02x}")).collect();
+        let folder = settings.cache.join("labels").join(name);
+        let made = folder.to_str().is_some() && std::fs::create_dir_all(&folder).is_ok();
+        self.label_cache = made.then(|| std::path::absolute(&folder).unwrap_or(folder));
     }
 
     fn tell_warnings(&self, screen: &Screen) {
@@ -323,6 +342,8 @@ impl Prepared {
             step_down: job.batch.on_oom == OnOom::StepDown,
             micro_batches: plan.ranks.iter().map(|rank| rank.micro_batches.clone()).collect(),
             output: evenkeel_wire::path::OUTPUT.to_owned(),
+            label_cache: self.label_cache.as_ref().map(|_| evenkeel_wire::path::LABEL_CACHE.to_owned()),
+            amp: None,
             max_images: self.smoke.then_some(target_batch * SMOKE_STEPS),
             args: job.args.clone(),
         }
@@ -358,7 +379,12 @@ impl Prepared {
             target: mount.target.display().to_string(),
             read_only: true,
         });
-        data.chain(self.model.iter().filter_map(|model| model.mount.clone())).collect()
+        let labels = self.label_cache.iter().map(|folder| Mount {
+            source: folder.clone(),
+            target: evenkeel_wire::path::LABEL_CACHE.to_owned(),
+            read_only: false,
+        });
+        data.chain(self.model.iter().filter_map(|model| model.mount.clone())).chain(labels).collect()
     }
 
     /// Port at which rank 0 listens: torchrun's own in a pod's private network, any free one in the host's.
@@ -415,7 +441,7 @@ fn mounted_model(path: &Path) -> Model {
 #[derive(Debug, thiserror::Error)]
 #[error("failed to find the volume `{}` that the job names", path.display())]
 struct NoVolume {
-    path: std::path::PathBuf,
+    path: PathBuf,
     source: std::io::Error,
 }
 

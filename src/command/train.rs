@@ -94,6 +94,7 @@ async fn get_ready(mut prepared: Prepared, settings: &Settings, screen: &mut Scr
     let info = engine.info().await?;
     prepared.check_machine(settings, &info)?;
     prepared.fetch(settings, screen).await?;
+    prepared.make_label_cache(settings);
     let image = prepared.image(&engine, settings, screen).await?;
     if let Some(reason) = prepared.settle_preflight(&image) {
         screen.line(reason);

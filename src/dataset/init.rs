@@ -26,7 +26,8 @@ pub fn job_for(data: &str, set: &ResolvedData) -> String {
          # Runs are recorded in runs/{name}/.\n\
          name: {name}\n\
          \n\
-         # What computes: `ultralytics` (the official package), or `command` (any program of yours).\n\
+         # What computes: `ultralytics` (the official package), `native` (ours, which starts from scratch or from weights that\n\
+         # `evenkeel weights import yolov8n.pt` has made readable), or `command` (any program of yours).\n\
          trainer: ultralytics\n\
          \n\
          # `.yaml` starts from scratch, `.pt` from weights trained on COCO (fetched once). The letter is the size: n, s, m,\n\

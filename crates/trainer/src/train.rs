@@ -13,6 +13,7 @@ mod stop;
 use std::process::ExitCode;
 
 use evenkeel_wire::{Event, FailureClass};
+use evenkeel_yolo::data::set::SetError;
 use evenkeel_yolo::memory::attempt;
 
 use crate::failure::chain;
@@ -31,11 +32,9 @@ enum TrainError {
     #[error(transparent)]
     Group(#[from] group::GroupError),
     #[error("the data set cannot be used")]
-    Set(#[from] evenkeel_yolo::data::set::SetError),
+    Set(#[from] SetError),
     #[error(transparent)]
     Order(#[from] evenkeel_yolo::data::order::TooFewImages),
-    #[error("{0}")]
-    Data(String),
     #[error(transparent)]
     Step(#[from] evenkeel_yolo::step::StepError),
     #[error(transparent)]
@@ -57,7 +56,8 @@ impl TrainError {
         match self {
             Self::Job(_) | Self::Weights(_) => FailureClass::Code,
             Self::Group(error) => error.class(),
-            Self::Set(_) | Self::Order(_) | Self::Data(_) => FailureClass::Data,
+            Self::Set(SetError::Team(_)) => FailureClass::Collective,
+            Self::Set(_) | Self::Order(_) => FailureClass::Data,
             Self::Memory(_)
             | Self::Step(StepError::OutOfMemory { .. } | StepError::OutOfMemoryInOverlap { .. })
             | Self::Validation(ValidationError::OutOfMemory { .. }) => FailureClass::OutOfMemoryDevice,

@@ -18,6 +18,9 @@ pub const OUTPUT: &str = "/evenkeel/output";
 /// Folder of the weights or the model's configuration that a job brings, read-only.
 pub const MODEL: &str = "/evenkeel/model";
 
+/// Folder for what a trainer finds of the data set's files, for the next training on it.
+pub const LABEL_CACHE: &str = "/evenkeel/label-cache";
+
 /// File in [`CONTROL`] that the controller creates when all containers of a generation run: trainers may start.
 /// Its name carries the generation, so that a left-over cannot start the next launch.
 #[must_use]

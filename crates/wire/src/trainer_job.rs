@@ -39,6 +39,12 @@ pub struct TrainerJob {
     pub step_down: bool,
     /// Folder for what the trainer leaves behind.
     pub output: String,
+    /// Folder of this data set's own for what a trainer finds of its files, for the next training on it; absent: nothing is kept.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub label_cache: Option<String>,
+    /// Type of mixed precision for all ranks, `bf16` or `fp16`; absent: the trainer's choice.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub amp: Option<String>,
     /// At most this many training and validation images; absent: all (a quick look uses few).
     pub max_images: Option<u32>,
     /// The trainer's own settings (`lr0`, `mosaic`, `amp`, ...), as JSON values.

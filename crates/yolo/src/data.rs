@@ -2,9 +2,11 @@
 //! [`sample`]), put in the order of the steps ([`order`]) and made ahead of their use ([`loader`]).
 
 pub mod augment;
+mod cache;
 pub mod gallery;
 pub mod label;
 pub mod loader;
+mod looked;
 pub mod order;
 pub mod picture;
 pub mod sample;

@@ -14,6 +14,7 @@ pub mod network;
 pub mod nms;
 pub mod optimizer;
 pub mod plot;
+pub mod precision;
 pub mod random;
 pub mod scale;
 pub mod schedule;

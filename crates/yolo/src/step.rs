@@ -21,6 +21,7 @@ use crate::loss::{Assignment, Gains, Objects, loss};
 use crate::memory::{OutOfMemory, attempt};
 use crate::network::Network;
 use crate::optimizer::{Optimizer, length};
+use crate::precision::{Autocast, Half};
 use crate::schedule::{Rates, Schedule};
 use crate::settings::{Normalizer, Reduction, Settings};
 use crate::sum::{Exceeded, Sum};
@@ -68,8 +69,9 @@ pub struct Training<'t> {
     pub cut: Cut,
     /// Whether the cut may become finer where memory runs out.
     pub may_step_down: bool,
-    /// The loss scale of mixed precision in half floats.
+    /// The loss scale of mixed precision in IEEE's half floats.
     pub scaler: Option<Scaler>,
+    half: Option<Half>,
     overlap: Option<Ddp<'t>>,
     probe: Option<Probe>,
     settings: Settings,
@@ -168,7 +170,6 @@ impl<'t> Training<'t> {
         let sum = Sum::new(parameters, channels, network.device(), settings.reduce == Reduction::Exact);
         network.prepare_gradients(sum.gradients());
         let optimizer = Optimizer::new(&schedule, settings.weight_decay, &network);
-        let scaler = (settings.amp && network.device() != Device::Cpu).then(Scaler::default);
         let settings = settings.clone();
         Self {
             network,
@@ -178,11 +179,18 @@ impl<'t> Training<'t> {
             sum,
             cut,
             may_step_down,
-            scaler,
+            scaler: None,
+            half: None,
             overlap: None,
             probe: None,
             settings,
         }
+    }
+
+    /// Computes in mixed precision from here on.
+    pub fn mix(&mut self, half: Half) {
+        self.half = Some(half);
+        self.scaler = (half == Half::Fp16).then(Scaler::default);
     }
 
     /// Reduces gradients while they are computed, from here on. All ranks have to call this together.
@@ -249,7 +257,12 @@ impl<'t> Training<'t> {
         for (number, images) in own.iter().enumerate() {
             let range = start..start + *images as usize;
             start = range.end;
-            let forward = Forward { network: &self.network, scaler: self.scaler.as_ref(), settings: &self.settings };
+            let forward = Forward {
+                network: &self.network,
+                half: self.half,
+                scale: self.scaler.map(|scaler| scaler.scale),
+                settings: &self.settings,
+            };
             let (loss, terms) = forward.loss(batch, range, &mut self.probe);
             let pending = self.overlap.is_some() && number + 1 == own.len();
             if !pending {
@@ -369,7 +382,8 @@ fn at(probe: &mut Option<Probe>, place: Place) {
 #[derive(Clone, Copy)]
 struct Forward<'a> {
     network: &'a Network,
-    scaler: Option<&'a Scaler>,
+    half: Option<Half>,
+    scale: Option<f64>,
     settings: &'a Settings,
 }
 
@@ -381,21 +395,22 @@ impl Forward<'_> {
         self.network.model.norms().clear();
         let bytes = batch.images.narrow(0, images.start as i64, images.len() as i64);
         let input = input(&bytes, device, self.settings.channels_last);
-        let levels = tch::autocast(self.scaler.is_some(), || self.network.model.forward(&input, true));
+        let levels = {
+            let _autocast = self.half.map(|half| Autocast::begin(half, device));
+            self.network.model.forward(&input, true)
+        };
         at(probe, Place::Loss);
         let objects = Objects::new(&batch.objects[images.clone()], device);
         let gains = gains(self.settings);
-        tch::autocast(false, || {
-            let terms = loss(&levels, &objects, &Assignment::default());
-            let weight = match self.settings.normalizer {
-                Normalizer::Step => Tensor::from(1.0_f32).to_device(device),
-                Normalizer::Micro => images.len() as f64 / terms.divisor(),
-            };
-            let each = terms.each(&gains) * weight;
-            let total = each.sum(Kind::Float);
-            let total = self.scaler.map_or(total.shallow_clone(), |scaler| total * scaler.scale);
-            (total, Tensor::cat(&[each.detach(), terms.scores.detach().view(1)], 0))
-        })
+        let terms = loss(&levels, &objects, &Assignment::default());
+        let weight = match self.settings.normalizer {
+            Normalizer::Step => Tensor::from(1.0_f32).to_device(device),
+            Normalizer::Micro => images.len() as f64 / terms.divisor(),
+        };
+        let each = terms.each(&gains) * weight;
+        let total = each.sum(Kind::Float);
+        let total = self.scale.map_or(total.shallow_clone(), |scale| total * scale);
+        (total, Tensor::cat(&[each.detach(), terms.scores.detach().view(1)], 0))
     }
 }
 

@@ -6,12 +6,13 @@ use std::rc::Rc;
 
 use evenkeel_wire::{TrainerJob, env, path};
 use evenkeel_yolo::checkpoint::{self, CheckpointError};
+use evenkeel_yolo::precision::Half;
 use evenkeel_yolo::scale::{Scale, UnknownScale};
 use evenkeel_yolo::settings::{Settings, SettingsError};
 use evenkeel_yolo::step::Cut;
 
 use super::failing::Faults;
-use crate::environment::{Environment, EnvironmentError};
+use crate::environment::{Device, Environment, EnvironmentError};
 
 /// What is to be trained.
 #[derive(Debug)]
@@ -28,6 +29,8 @@ pub struct Job {
     pub names: Vec<String>,
     /// Images of every micro-batch, by rank.
     pub cut: Cut,
+    /// The type of mixed precision, where the job asks for it; on a CPU device only where the job names one.
+    pub half: Option<Half>,
     /// Most bytes of tensors on a CPU device.
     pub memory: Option<u64>,
     /// Where memory is to run out, for tests.
@@ -55,6 +58,8 @@ pub enum JobError {
     Side(u32),
     #[error("the classes are numbered from 0 without a gap, not {0:?}")]
     Classes(Vec<u32>),
+    #[error("there is no mixed precision in `{0}`, only in bf16 and fp16")]
+    Half(String),
     #[error(transparent)]
     Model(#[from] UnknownScale),
     #[error("failed to load the model's weights")]
@@ -99,6 +104,13 @@ impl Job {
         let names =
             if settings.single_cls { vec!["item".to_owned()] } else { told.data.names.values().cloned().collect() };
         let (scale, weights) = model(&told.model)?;
+        let half = match told.amp.as_deref() {
+            _ if !settings.amp => None,
+            None => (environment.device == Device::Cuda).then_some(Half::Fp16),
+            Some("bf16") => Some(Half::Bf16),
+            Some("fp16") => Some(Half::Fp16),
+            Some(other) => return Err(JobError::Half(other.to_owned())),
+        };
         let memory = match lookup(env::MEMORY) {
             None => None,
             Some(value) => match value.parse() {
@@ -111,7 +123,7 @@ impl Job {
             },
         };
         let faults = Rc::new(RefCell::new(Faults::read(&lookup, environment.rank)?));
-        Ok(Self { told, settings, scale, weights, names, cut, memory, faults })
+        Ok(Self { told, settings, scale, weights, names, cut, half, memory, faults })
     }
 }
 

@@ -141,13 +141,11 @@ impl Sets {
             classes: job.names.len() as u32,
             single_class: job.settings.single_cls,
             limit: job.told.max_images.map(|limit| limit as usize),
+            cache: job.told.label_cache.as_deref().map(Path::new),
         };
-        let set = Set::scan(&source, cores(environment))?;
+        let set = Set::scan(&source, cores(environment), team)?;
         if team.rank() == 0 {
             tell_set(split, &set, events);
-        }
-        if !team.agrees(set.fingerprint())? {
-            return Err(TrainError::Data(format!("the ranks see different files in the {split} split")));
         }
         Ok(Arc::new(Gallery::new(Arc::new(set), job.told.imgsz, KEPT)))
     }
@@ -265,6 +263,9 @@ impl<'a> Run<'a> {
             tell_start(job, &schedule, &sets, &order);
         }
         let mut training = Training::new(network, schedule, settings, job.cut.clone(), job.told.step_down);
+        if let Some(half) = job.half {
+            training.mix(half);
+        }
         if settings.overlap && team.size() > 1 {
             training.overlap_with(team)?;
         }

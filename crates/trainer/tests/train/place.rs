@@ -129,7 +129,7 @@ impl<'a> Job<'a> {
         self.begin(more, &|_| ())
     }
 
-    fn begin(&self, more: &[(&str, &str)], change: &dyn Fn(&mut Value)) -> Running {
+    pub fn begin(&self, more: &[(&str, &str)], change: &dyn Fn(&mut Value)) -> Running {
         let (out, own) = if self.out.is_empty() {
             let own = tempfile::tempdir_in(self.place.path()).expect("a folder");
             (own.path().to_owned(), Some(own))

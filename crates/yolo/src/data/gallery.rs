@@ -12,7 +12,8 @@ use super::set::{Entry, Set};
 pub struct Gallery {
     set: Arc<Set>,
     side: u32,
-    kept: Vec<OnceLock<Arc<Picture>>>,
+    /// Nothing stands for one that is broken.
+    kept: Vec<OnceLock<Option<Arc<Picture>>>>,
     bytes: AtomicUsize,
     most: usize,
 }
@@ -47,15 +48,21 @@ impl Gallery {
     ///
     /// # Errors
     ///
-    /// As [`read`].
-    pub fn picture(&self, number: u32) -> Result<Arc<Picture>, PictureError> {
+    /// As [`read`]; without a reason where it was told before that this one is broken.
+    pub fn picture(&self, number: u32) -> Result<Arc<Picture>, Option<PictureError>> {
         let place = &self.kept[number as usize];
-        if let Some(picture) = place.get() {
-            return Ok(picture.clone());
+        if let Some(kept) = place.get() {
+            return kept.clone().ok_or(None);
         }
-        let picture = Arc::new(read(&self.entry(number).path)?.fitted(self.side));
+        let picture = match read(&self.entry(number).path) {
+            Ok(picture) => Arc::new(picture.fitted(self.side)),
+            // A disk or a network may have its moments; what a file holds stays as it is.
+            Err(error @ PictureError::Read(_)) => return Err(Some(error)),
+            Err(error) => return Err(place.set(None).is_ok().then_some(error)),
+        };
         let bytes = picture.rgb.len();
-        if self.bytes.fetch_add(bytes, Ordering::Relaxed) + bytes > self.most || place.set(picture.clone()).is_err() {
+        let room = self.bytes.fetch_add(bytes, Ordering::Relaxed) + bytes <= self.most;
+        if !room || place.set(Some(picture.clone())).is_err() {
             // No room, or another thread was quicker.
             self.bytes.fetch_sub(bytes, Ordering::Relaxed);
         }
@@ -67,6 +74,7 @@ impl Gallery {
 mod tests {
     use super::*;
     use crate::data::set::Source;
+    use crate::team::Team;
 
     #[test]
     fn pictures_are_kept_as_far_as_they_fit() {
@@ -75,8 +83,9 @@ mod tests {
             image::RgbImage::new(20, 20).save(place.path().join(format!("{number}.png"))).expect("written");
         }
         let entries = [".".to_owned()];
-        let source = Source { root: place.path(), entries: &entries, classes: 1, single_class: false, limit: None };
-        let set = Arc::new(Set::scan(&source, 1).expect("sound"));
+        let source =
+            Source { root: place.path(), entries: &entries, classes: 1, single_class: false, limit: None, cache: None };
+        let set = Arc::new(Set::scan(&source, 1, &Team::alone()).expect("sound"));
         // Room for two pictures of 10 x 10 pixels.
         let gallery = Gallery::new(set, 10, 700);
         assert!((0..3).all(|number| gallery.picture(number).is_ok_and(|picture| picture.width == 10)));
@@ -85,5 +94,10 @@ mod tests {
         }
         let there: Vec<bool> = (0..3).map(|number| gallery.picture(number).is_ok()).collect();
         assert_eq!(there, [true, true, false]);
+        // One that is away may come back; one that is broken is so for good, and told of once.
+        assert!(matches!(gallery.picture(2), Err(Some(PictureError::Read(_)))));
+        std::fs::write(place.path().join("2.png"), "no picture").expect("written");
+        assert!(matches!(gallery.picture(2), Err(Some(PictureError::Broken(_)))));
+        assert!(matches!(gallery.picture(2), Err(None)));
     }
 }

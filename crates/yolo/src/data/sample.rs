@@ -75,7 +75,8 @@ fn scene(gallery: &Gallery, number: u32, problems: &mut Vec<Problem>) -> Scene {
     let picture = match gallery.picture(number) {
         Ok(picture) => Picture::clone(&picture),
         Err(error) => {
-            problems.push(Problem { path: entry.path.clone(), why: error.to_string(), skipped: true });
+            let problem = |why: String| Problem { path: entry.path.clone(), why, skipped: true };
+            problems.extend(error.map(|error| problem(error.to_string())));
             let (width, height) = super::picture::fitted(entry.width, entry.height, gallery.side());
             return Scene { picture: Picture::plain(width, height, GREY), objects: Vec::new() };
         }

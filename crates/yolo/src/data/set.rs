@@ -8,8 +8,11 @@ use std::{fs, io, thread};
 
 use sha2::{Digest, Sha256};
 
+use super::cache::{self, Known};
 use super::label::{self, Label};
+use super::looked::{Looked, Stamp, Trouble, decode, encode};
 use super::picture::{self, ENDINGS};
+use crate::team::Team;
 
 /// A picture with its objects.
 #[derive(Clone, Debug, PartialEq)]
@@ -63,6 +66,12 @@ pub enum SetError {
         /// Where they were looked for.
         places: Vec<String>,
     },
+    /// The ranks do not train on the same.
+    #[error("the ranks see different files")]
+    Differs,
+    /// The ranks lost each other.
+    #[error("the ranks lost each other")]
+    Team(#[from] tch_distributed::Error),
     /// Nothing usable.
     #[error("none of {count} pictures can be used; the first, `{}`: {}", first.path.display(), first.why)]
     Unusable {
@@ -86,15 +95,18 @@ pub struct Source<'a> {
     pub single_class: bool,
     /// At most this many pictures, the first.
     pub limit: Option<usize>,
+    /// A folder for what is found, for the next training on this set.
+    pub cache: Option<&'a Path>,
 }
 
 impl Set {
-    /// Looks at every picture and label file of a split.
+    /// Looks at every picture and label file of a split, or takes what is known of those that have not changed since. The ranks of a team
+    /// share the work, and must see the same files.
     ///
     /// # Errors
     ///
-    /// A folder or list that cannot be read; no picture that can be used.
-    pub fn scan(source: &Source<'_>, threads: usize) -> Result<Self, SetError> {
+    /// A folder or list that cannot be read; no picture that can be used; ranks that see different files; a peer that is lost.
+    pub fn scan(source: &Source<'_>, threads: usize, team: &Team) -> Result<Self, SetError> {
         let mut paths = list(source)?;
         paths.truncate(source.limit.unwrap_or(usize::MAX));
         if paths.is_empty() {
@@ -102,27 +114,31 @@ impl Set {
                 source.entries.iter().map(|entry| format!("`{}`", source.root.join(entry).display())).collect();
             return Err(SetError::Empty { places });
         }
-        let mut looked: Vec<(usize, Looked)> = Vec::with_capacity(paths.len());
-        let (next, all) = (AtomicUsize::new(0), Mutex::new(&mut looked));
-        thread::scope(|scope| {
-            for _ in 0..threads.clamp(1, paths.len()) {
-                scope.spawn(|| {
-                    let mut mine = Vec::new();
-                    loop {
-                        let at = next.fetch_add(1, Ordering::Relaxed);
-                        let Some(path) = paths.get(at) else { break };
-                        mine.push((at, look(path, source)));
-                    }
-                    all.lock().expect("nobody panics here").append(&mut mine);
-                });
-            }
-        });
-        looked.sort_unstable_by_key(|(at, _)| *at);
+        let mut digest = Sha256::new();
+        for path in &paths {
+            digest.update(path.as_os_str().as_encoded_bytes());
+            digest.update([0]);
+        }
+        if !team.agrees(first_eight(&digest.finalize()))? {
+            return Err(SetError::Differs);
+        }
+        let known = source.cache.map_or_else(Known::new, |folder| cache::read(folder, source));
+        let own = look_at_all(&paths, source, &known, threads, team);
+        let looked = share(own, paths.len(), team)?;
+        if let (Some(folder), 0) = (source.cache, team.rank()) {
+            keep(folder, source, &paths, &looked, known);
+        }
+
         let mut set = Self::default();
-        for (_, looked) in looked {
-            set.problems.extend(looked.problem);
-            set.backgrounds += usize::from(looked.entry.as_ref().is_some_and(|entry| entry.labels.is_empty()));
-            set.entries.extend(looked.entry);
+        for (path, looked) in paths.iter().zip(looked) {
+            if let Some(Trouble { of_labels, why, skipped }) = looked.trouble {
+                let path = if of_labels { label_file(path) } else { path.clone() };
+                set.problems.push(Problem { path, why, skipped });
+            }
+            if let Some((width, height, labels)) = looked.found {
+                set.backgrounds += usize::from(labels.is_empty());
+                set.entries.push(Entry { path: path.clone(), width, height, labels });
+            }
         }
         match set.problems.iter().find(|problem| problem.skipped) {
             Some(first) if set.entries.is_empty() => {
@@ -153,45 +169,111 @@ impl Set {
                 label.area.iter().for_each(|share| digest.update(share.to_le_bytes()));
             }
         }
-        let hash = digest.finalize();
-        u64::from_le_bytes(hash[..8].try_into().expect("eight bytes"))
+        first_eight(&digest.finalize())
     }
 }
 
-struct Looked {
-    entry: Option<Entry>,
-    problem: Option<Problem>,
+/// What this rank finds of its share of the paths, each with its place among them.
+fn look_at_all(
+    paths: &[PathBuf],
+    source: &Source<'_>,
+    known: &Known,
+    threads: usize,
+    team: &Team,
+) -> Vec<(u64, Looked)> {
+    let (rank, ranks) = (team.rank() as usize, team.size() as usize);
+    let (next, all) = (AtomicUsize::new(0), Mutex::new(Vec::new()));
+    thread::scope(|scope| {
+        for _ in 0..threads.clamp(1, paths.len()) {
+            scope.spawn(|| {
+                let mut mine = Vec::new();
+                loop {
+                    let at = next.fetch_add(1, Ordering::Relaxed) * ranks + rank;
+                    let Some(path) = paths.get(at) else { break };
+                    let labels = label_file(path);
+                    let stamp = Stamp::of(path, &labels);
+                    let before = known.get(&cache::number(path)).filter(|before| {
+                        // What could not be used may have been mended in a way that leaves no trace, such as a permission.
+                        before.stamp == stamp && before.found.is_some()
+                    });
+                    mine.push((at as u64, before.map_or_else(|| look(path, &labels, stamp, source), Looked::clone)));
+                }
+                all.lock().expect("nobody panics here").append(&mut mine);
+            });
+        }
+    });
+    all.into_inner().expect("nobody panics here")
 }
 
-fn look(path: &Path, source: &Source<'_>) -> Looked {
-    let problem = |path: &Path, why: String, skipped| Some(Problem { path: path.to_owned(), why, skipped });
+/// What all ranks found, in the order of the paths.
+fn share(own: Vec<(u64, Looked)>, paths: usize, team: &Team) -> Result<Vec<Looked>, SetError> {
+    let mut all = if team.size() == 1 {
+        own
+    } else {
+        let parts = team.gather(&encode(own.iter().map(|(at, looked)| (*at, looked))))?;
+        parts.iter().flat_map(|part| decode(part).expect("what a rank of ours encoded")).collect()
+    };
+    all.sort_unstable_by_key(|(at, _)| *at);
+    assert_eq!(all.len(), paths, "every picture was looked at once");
+    Ok(all.into_iter().map(|(_, looked)| looked).collect())
+}
+
+/// Keeps what was found for the next training, where anything of it is new.
+fn keep(folder: &Path, source: &Source<'_>, paths: &[PathBuf], looked: &[Looked], known: Known) {
+    let mut now = Known::new();
+    let mut new = false;
+    for (path, looked) in paths.iter().zip(looked) {
+        let number = cache::number(path);
+        new |= known.get(&number) != Some(looked);
+        now.insert(number, looked.clone());
+    }
+    if source.limit.is_some() {
+        // A look at a few pictures forgets nothing of the others.
+        for (number, looked) in known {
+            now.entry(number).or_insert(looked);
+        }
+    }
+    if new {
+        // A folder that cannot be written to costs time, nothing else.
+        let _ = cache::write(folder, source, &now);
+    }
+}
+
+fn look(path: &Path, file: &Path, stamp: Stamp, source: &Source<'_>) -> Looked {
+    let skipped = |of_labels, why: String| Looked {
+        stamp,
+        found: None,
+        trouble: Some(Trouble { of_labels, why, skipped: true }),
+    };
     let (width, height) = match picture::look(path) {
         Ok(size) => size,
-        Err(error) => return Looked { entry: None, problem: problem(path, error.to_string(), true) },
+        Err(error) => return skipped(false, error.to_string()),
     };
-    let file = label_file(path);
-    let bytes = match fs::read(&file) {
+    let bytes = match fs::read(file) {
         Ok(bytes) => bytes,
         Err(error) if error.kind() == io::ErrorKind::NotFound => Vec::new(),
-        Err(error) => {
-            return Looked { entry: None, problem: problem(&file, format!("failed to read it: {error}"), true) };
-        }
+        Err(error) => return skipped(true, format!("failed to read it: {error}")),
     };
     // With one class for all, any number is a class.
     let classes = if source.single_class { u32::MAX } else { source.classes };
     let mut labels = match label::parse(&bytes, classes) {
         Ok(labels) => labels,
-        Err(error) => return Looked { entry: None, problem: problem(&file, error.to_string(), true) },
+        Err(error) => return skipped(true, error.to_string()),
     };
     if source.single_class {
         labels.objects.iter_mut().for_each(|label| label.class = 0);
     }
-    let problem = match labels.duplicates {
+    let why = match labels.duplicates {
         0 => None,
-        1 => problem(&file, "a line that is there twice counts once".into(), false),
-        more => problem(&file, format!("{more} lines that are there already count once"), false),
+        1 => Some("a line that is there twice counts once".to_owned()),
+        more => Some(format!("{more} lines that are there already count once")),
     };
-    Looked { entry: Some(Entry { path: path.to_owned(), width, height, labels: labels.objects }), problem }
+    let trouble = why.map(|why| Trouble { of_labels: true, why, skipped: false });
+    Looked { stamp, found: Some((width, height, labels.objects)), trouble }
+}
+
+fn first_eight(bytes: &[u8]) -> u64 {
+    u64::from_le_bytes(bytes[..8].try_into().expect("eight bytes"))
 }
 
 /// The label file of a picture: in the folder `labels` beside the last `images` of its path, with the ending `.txt`.
@@ -273,7 +355,8 @@ mod tests {
 
     fn scan(root: &Path, entries: &[&str]) -> Result<Set, SetError> {
         let entries: Vec<String> = entries.iter().map(|entry| (*entry).to_owned()).collect();
-        Set::scan(&Source { root, entries: &entries, classes: 3, single_class: false, limit: None }, 3)
+        let source = Source { root, entries: &entries, classes: 3, single_class: false, limit: None, cache: None };
+        Set::scan(&source, 3, &Team::alone())
     }
 
     fn picture(path: &Path) {
@@ -318,5 +401,53 @@ mod tests {
         let set = scan(root, &["images"]).expect("one is sound");
         assert_eq!((set.entries.len(), set.skipped()), (1, 1));
         assert!(set.problems[0].path.ends_with("images/a.png"));
+    }
+
+    #[test]
+    fn what_is_known_is_not_looked_at_again_unless_it_changed() {
+        let place = tempfile::tempdir().expect("a folder");
+        let (root, kept) = (place.path().join("set"), place.path().join("kept"));
+        for name in ["images/a.png", "images/b.png", "images/c.png"] {
+            picture(&root.join(name));
+        }
+        fs::create_dir_all(root.join("labels")).expect("a folder");
+        fs::write(root.join("labels/a.txt"), "1 .5 .5 .5 .5\n").expect("written");
+        fs::write(root.join("labels/b.txt"), "7 .5 .5 .5 .5\n").expect("written");
+        let entries = ["images".to_owned()];
+        let scan = |limit: Option<usize>, classes: u32| {
+            let source =
+                Source { root: &root, entries: &entries, classes, single_class: false, limit, cache: Some(&kept) };
+            Set::scan(&source, 2, &Team::alone()).expect("sound")
+        };
+        // Without a folder to keep it in.
+        let first = scan(None, 3);
+        assert_eq!((first.entries.len(), first.skipped(), kept.exists()), (2, 1, false));
+        fs::create_dir(&kept).expect("a folder");
+        assert_eq!(scan(None, 3), first);
+        let file = || fs::read_dir(&kept).expect("a folder").next().expect("a file").expect("readable").path();
+        let whole = fs::read(file()).expect("readable");
+        // A picture that is broken and has the same size and time as before is not seen to be: nobody looked.
+        let broken = root.join("images/c.png");
+        let (size, time) = (broken.metadata().expect("there").len(), broken.metadata().expect("there").modified());
+        fs::write(&broken, vec![0; size as usize]).expect("written");
+        fs::File::options().write(true).open(&broken).expect("open").set_modified(time.expect("a time")).expect("set");
+        assert_eq!(scan(None, 3), first);
+        assert_eq!(scan(Some(1), 3).entries.len(), 1);
+        assert_eq!(fs::read(file()).expect("readable").len(), whole.len(), "a look at a few forgets nothing");
+        // Other classes are another question.
+        assert_eq!(scan(None, 8).skipped(), 1);
+        // What is damaged is not believed.
+        fs::read_dir(&kept).expect("a folder").for_each(|file| {
+            let path = file.expect("readable").path();
+            let mut bytes = fs::read(&path).expect("readable");
+            let middle = bytes.len() / 2;
+            bytes[middle] ^= 1;
+            fs::write(path, bytes).expect("written");
+        });
+        assert_eq!(scan(None, 3).skipped(), 2);
+        picture(&broken);
+        fs::write(root.join("labels/b.txt"), "2 .5 .5 .5 .5\n2 .25 .25 .5 .5\n").expect("written");
+        let mended = scan(None, 3);
+        assert_eq!((mended.entries.len(), mended.entries[1].labels.len()), (3, 2));
     }
 }
