@@ -52,7 +52,7 @@ test-host: ## The controller, the agent and the command line, without an engine
 	$(CARGO) build --locked -p evenkeel-nvml-stub
 	$(CARGO) test --locked $(HOST_CRATES) --lib --bins
 	$(CARGO) test --locked -p evenkeel-agent --tests
-	$(CARGO) test --locked --test cli --test data --test inventory --test job
+	$(CARGO) test --locked --test cli --test data --test failure --test inventory --test job
 
 # The sources are in the image, which is named by their content; so nothing is mounted and nothing is left.
 # With the features of the image's own program, whose C++ is compiled already. NCCL links without a GPU, and says at run time that

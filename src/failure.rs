@@ -1,12 +1,16 @@
 //! What an end means: its class, whose fault it was, and what to do about it. Pure.
 
+mod words;
+
 use evenkeel_wire::FailureClass;
 
 use crate::error::ExitCode;
 use crate::watch::state::{How, ProgramEnd, RankEnd};
+pub use words::Memory;
+use words::{class_of, has_taken_port, held_by_others};
 
 /// A failed run, explained.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct Diagnosis {
     /// The rank that failed first.
     pub rank: u32,
@@ -16,15 +20,17 @@ pub struct Diagnosis {
     pub message: String,
     /// Another launch may help if its micro-batches are smaller than this one, of so many images.
     pub retry_below: Option<u32>,
+    /// GiB of a card's memory that other processes held when it ran out.
+    pub held_by_others: Option<f64>,
     /// What to do about it, as one line.
     pub advice: String,
     /// Exit code of the command.
     pub exit: ExitCode,
 }
 
-/// Names the rank that failed first and says why. `tail` gives the last lines of a rank's log. `None`: nothing failed
-/// by itself.
-pub fn diagnose(ends: &[RankEnd], tail: impl Fn(u32) -> String) -> Option<Diagnosis> {
+/// Names the rank that failed first and says why. `tail` gives the end of a rank's log, `memory` is that of its device. `None`: nothing
+/// failed by itself.
+pub fn diagnose(ends: &[RankEnd], memory: Memory, tail: impl Fn(u32) -> String) -> Option<Diagnosis> {
     let failed = ends.iter().filter(|end| !end.is_good() && !end.was_asked());
     // A rank whose peer died says so within milliseconds, and a container cannot be started into the pod of a leader that has just ended:
     // whoever has a reason of its own comes before those who only lost somebody.
@@ -33,7 +39,7 @@ pub fn diagnose(ends: &[RankEnd], tail: impl Fn(u32) -> String) -> Option<Diagno
         class == FailureClass::Collective
             || (leader_failed && end.rank > 0 && matches!(end.how, How::NotStarted { .. }))
     };
-    let judged = failed.map(|end| (end, judge(end, &tail(end.rank))));
+    let judged = failed.map(|end| (end, judge(end, memory, &tail(end.rank))));
     let (end, (class, message)) = judged.min_by_key(|(end, (class, _))| (lost(end, *class), end.order))?;
     let message = if class == FailureClass::Infrastructure && has_taken_port(&tail(end.rank)) {
         format!("{message}: the port that it was to listen at is taken")
@@ -47,9 +53,13 @@ pub fn diagnose(ends: &[RankEnd], tail: impl Fn(u32) -> String) -> Option<Diagno
         (FailureClass::Infrastructure, How::Sealed { stopped: false, .. }) => ExitCode::MachineNotReady,
         _ => ExitCode::TrainingFailed,
     };
-    let advice = advice(class, &message);
+    let held_by_others = (class == FailureClass::OutOfMemoryDevice).then(|| held_by_others(&tail(end.rank))).flatten();
+    let advice = match held_by_others {
+        Some(_) => "end what else computes on the card, or choose another one".to_owned(),
+        None => advice(class, &message),
+    };
     let retry_below = end.failure.as_ref().and_then(|reason| reason.retry_below);
-    Some(Diagnosis { rank: end.rank, class, message, retry_below, advice, exit })
+    Some(Diagnosis { rank: end.rank, class, message, retry_below, held_by_others, advice, exit })
 }
 
 /// A trainer of ours that ended well without a single optimizer step has trained nothing, whatever its exit code says.
@@ -58,10 +68,18 @@ pub fn no_step() -> Diagnosis {
     let class = FailureClass::Code;
     let message = "the trainer ended without an optimizer step".to_owned();
     let advice = advice(class, &message);
-    Diagnosis { rank: 0, class, message, retry_below: None, advice, exit: ExitCode::TrainingFailed }
+    Diagnosis {
+        rank: 0,
+        class,
+        message,
+        retry_below: None,
+        held_by_others: None,
+        advice,
+        exit: ExitCode::TrainingFailed,
+    }
 }
 
-fn judge(end: &RankEnd, tail: &str) -> (FailureClass, String) {
+fn judge(end: &RankEnd, memory: Memory, tail: &str) -> (FailureClass, String) {
     if let Some(reason) = &end.failure {
         return (reason.class, reason.message.clone());
     }
@@ -69,7 +87,7 @@ fn judge(end: &RankEnd, tail: &str) -> (FailureClass, String) {
         How::NotStarted { message, .. } => (FailureClass::Infrastructure, message.clone()),
         How::Unsealed { .. } if end.program.is_some() => {
             let ProgramEnd { code, signal } = end.program.unwrap_or(ProgramEnd { code: None, signal: None });
-            of_the_program(code, signal, tail)
+            of_the_program(code, signal, memory, tail)
         }
         How::Unsealed { words: Some(words), .. } => (FailureClass::Infrastructure, words.clone()),
         How::Unsealed { oom_killed: true, code: Some(137), .. } => {
@@ -86,14 +104,14 @@ fn judge(end: &RankEnd, tail: &str) -> (FailureClass, String) {
         How::Sealed { stopped: true, .. } => {
             (FailureClass::Infrastructure, "somebody else stopped its container, by a signal".into())
         }
-        How::Sealed { code, signal, .. } => of_the_program(*code, *signal, tail),
+        How::Sealed { code, signal, .. } => of_the_program(*code, *signal, memory, tail),
     }
 }
 
-fn of_the_program(code: Option<i32>, signal: Option<i32>, tail: &str) -> (FailureClass, String) {
+fn of_the_program(code: Option<i32>, signal: Option<i32>, memory: Memory, tail: &str) -> (FailureClass, String) {
     let class = match signal {
         Some(7) => FailureClass::SharedMemory,
-        _ => class_of(tail),
+        _ => class_of(tail, memory),
     };
     let message = match (signal, code) {
         (Some(signal), _) => format!("the trainer was ended by {}", signal_name(signal)),
@@ -101,44 +119,6 @@ fn of_the_program(code: Option<i32>, signal: Option<i32>, tail: &str) -> (Failur
         (None, None) => "the trainer ended in a way that nobody saw".into(),
     };
     (class, message)
-}
-
-fn has_taken_port(tail: &str) -> bool {
-    ["Address already in use", "EADDRINUSE"].iter().any(|words| tail.contains(words))
-}
-
-/// What those say who lose a peer.
-const LOST_PEER: [&str; 10] = [
-    "DistBackendError",
-    "DistNetworkError",
-    "Connection closed by peer",
-    "Connection reset by peer",
-    "Socket closed",
-    "recvValue failed",
-    "failed to recv",
-    "ncclRemoteError",
-    "ncclSystemError",
-    "remote process exited",
-];
-
-/// What the last lines of a log give away. The words are those of torch, NCCL, gloo and the system.
-fn class_of(tail: &str) -> FailureClass {
-    let has = |words: &[&str]| words.iter().any(|word| tail.contains(word));
-    if has(&["CUDA out of memory", "OutOfMemoryError", "DefaultCPUAllocator: can't allocate memory"]) {
-        FailureClass::OutOfMemoryDevice
-    } else if has(&["Bus error", "insufficient shared memory", "unable to write to file </torch_"]) {
-        FailureClass::SharedMemory
-    } else if has(&["GPU is lost", "GPU has fallen off the bus", "uncorrectable ECC error"]) {
-        FailureClass::DeviceLost
-    } else if has_taken_port(tail) {
-        FailureClass::Infrastructure
-    } else if has(&LOST_PEER) {
-        FailureClass::Collective
-    } else if has(&["No space left on device"]) {
-        FailureClass::Infrastructure
-    } else {
-        FailureClass::Code
-    }
 }
 
 /// Advice on a container that could not start for what the job says of it, by the engine's words.
@@ -217,7 +197,7 @@ mod tests {
         first.failure =
             Some(Reason { class: FailureClass::Collective, message: "lost a peer".into(), retry_below: None });
         let ends = [first, end(1, 1, sealed(None, Some(9)))];
-        let diagnosis = diagnose(&ends, |_| String::new()).expect("a failure");
+        let diagnosis = diagnose(&ends, Memory::Host, |_| String::new()).expect("a failure");
         assert_eq!(
             (diagnosis.rank, diagnosis.class, diagnosis.exit),
             (1, FailureClass::Code, ExitCode::TrainingFailed)
@@ -232,24 +212,25 @@ mod tests {
         // It was asked to end when the follower had failed, and had ended before of its own trouble.
         let words = Some("failed to open `/evenkeel/control`".to_owned());
         let leader = RankEnd { asked: true, ..end(0, 1, How::Unsealed { code: Some(125), oom_killed: false, words }) };
-        let diagnosis = diagnose(&[leader, follower.clone()], |_| String::new()).expect("a failure");
+        let diagnosis = diagnose(&[leader, follower.clone()], Memory::Host, |_| String::new()).expect("a failure");
         assert_eq!((diagnosis.rank, diagnosis.message.contains("/evenkeel/control")), (0, true));
-        assert_eq!(diagnose(&[follower], |_| String::new()).expect("a failure").rank, 1);
+        assert_eq!(diagnose(&[follower], Memory::Host, |_| String::new()).expect("a failure").rank, 1);
     }
 
     #[test]
     fn who_was_asked_to_end_is_not_the_culprit() {
         let how = How::Sealed { code: None, signal: Some(9), stopped: true, oom_killed: false };
         let asked = RankEnd { asked: true, ..end(0, 0, how.clone()) };
-        assert_eq!(diagnose(&[asked, end(1, 1, sealed(Some(0), None))], |_| String::new()), None);
-        let by_another = diagnose(&[end(0, 0, how)], |_| String::new()).expect("not by us");
+        assert_eq!(diagnose(&[asked, end(1, 1, sealed(Some(0), None))], Memory::Host, |_| String::new()), None);
+        let by_another = diagnose(&[end(0, 0, how)], Memory::Host, |_| String::new()).expect("not by us");
         assert!(by_another.message.contains("somebody else"), "{by_another:?}");
     }
 
     #[test]
     fn a_taken_port_is_no_fault_of_the_program() {
         let tail = "RuntimeError: The server socket has failed to listen: EADDRINUSE, Address already in use";
-        let diagnosis = diagnose(&[end(0, 0, sealed(Some(1), None))], |_| tail.into()).expect("a failure");
+        let diagnosis =
+            diagnose(&[end(0, 0, sealed(Some(1), None))], Memory::Host, |_| tail.into()).expect("a failure");
         assert_eq!((diagnosis.class, diagnosis.exit), (FailureClass::Infrastructure, ExitCode::MachineNotReady));
         assert!(diagnosis.advice.contains("port"), "{diagnosis:?}");
     }
@@ -257,7 +238,7 @@ mod tests {
     #[test]
     fn the_kernels_kill_counts_only_when_the_trainer_died_of_it() {
         let how = |code| How::Sealed { code, signal: None, stopped: false, oom_killed: true };
-        let class = |how| diagnose(&[end(0, 0, how)], |_| String::new()).map(|diagnosis| diagnosis.class);
+        let class = |how| diagnose(&[end(0, 0, how)], Memory::Host, |_| String::new()).map(|diagnosis| diagnosis.class);
         assert_eq!(class(how(Some(137))), Some(FailureClass::OutOfMemoryHost));
         assert_eq!(class(how(Some(1))), Some(FailureClass::Code));
     }
@@ -265,7 +246,8 @@ mod tests {
     #[test]
     fn the_log_gives_the_class_away_when_nobody_says_it() {
         let tail = "Traceback\ntorch.OutOfMemoryError: CUDA out of memory. Tried to allocate 2 GiB";
-        let diagnosis = diagnose(&[end(0, 0, sealed(Some(1), None))], |_| tail.into()).expect("a failure");
+        let diagnosis =
+            diagnose(&[end(0, 0, sealed(Some(1), None))], Memory::Host, |_| tail.into()).expect("a failure");
         assert_eq!((diagnosis.class, diagnosis.exit), (FailureClass::OutOfMemoryDevice, ExitCode::OutOfMemory));
     }
 
@@ -273,7 +255,7 @@ mod tests {
     fn a_missing_toolkit_is_the_machines_fault() {
         let message = "could not select device driver \"\" with capabilities: [[gpu]]".to_owned();
         let ends = [end(0, 0, How::NotStarted { operation: Operation::Start, message })];
-        let diagnosis = diagnose(&ends, |_| String::new()).expect("a failure");
+        let diagnosis = diagnose(&ends, Memory::Host, |_| String::new()).expect("a failure");
         assert_eq!(diagnosis.exit, ExitCode::MachineNotReady);
         assert!(diagnosis.advice.contains("toolkit"));
     }

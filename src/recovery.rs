@@ -29,6 +29,11 @@ pub fn after(diagnosis: &Diagnosis, job: &Job, plan: &Plan, restarts: u32) -> Ne
     if diagnosis.class != FailureClass::OutOfMemoryDevice || job.batch.target.is_none() {
         return Next::Over(None);
     }
+    if let Some(held) = diagnosis.held_by_others {
+        return Next::Over(Some(format!(
+            "other processes held {held:.1} GiB of the card, which no smaller batch gives back"
+        )));
+    }
     let failed = match (job.trainer, diagnosis.retry_below) {
         (_, Some(images)) => images,
         // It stepped down by itself as far as that goes; what it could not do, it said.
@@ -88,7 +93,7 @@ mod tests {
 
     fn diagnosis(class: FailureClass, retry_below: Option<u32>) -> Diagnosis {
         let (message, advice) = (String::new(), String::new());
-        Diagnosis { rank: 1, class, message, retry_below, advice, exit: ExitCode::OutOfMemory }
+        Diagnosis { rank: 1, class, message, retry_below, held_by_others: None, advice, exit: ExitCode::OutOfMemory }
     }
 
     fn next(more: &str, class: FailureClass, retry_below: Option<u32>, restarts: u32) -> Next {
@@ -119,6 +124,14 @@ mod tests {
         }
         // Ours has done what it could.
         assert_eq!(next("", FailureClass::OutOfMemoryDevice, None, 0), Next::Over(None));
+    }
+
+    #[test]
+    fn memory_that_a_stranger_took_is_not_made_up_for() {
+        let job = parsed(&format!("{JOB}trainer: ultralytics\n"));
+        let diagnosis = Diagnosis { held_by_others: Some(20.0), ..diagnosis(FailureClass::OutOfMemoryDevice, None) };
+        let next = after(&diagnosis, &job, &planned(&job), 0);
+        assert!(matches!(&next, Next::Over(Some(why)) if why.contains("20.0 GiB")), "{next:?}");
     }
 
     #[test]

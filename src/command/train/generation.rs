@@ -9,7 +9,7 @@ use super::{Outcome, Ready};
 use crate::agent::Files;
 use crate::error::{self, Failure};
 use crate::event::Event;
-use crate::failure;
+use crate::failure::{self, Memory};
 use crate::job::{Job, Trainer};
 use crate::launch;
 use crate::output::{self, Screen};
@@ -36,6 +36,7 @@ pub struct Generation<'a> {
 pub struct Ended {
     state: RunState,
     ends: Vec<RankEnd>,
+    memory: Memory,
     /// Bytes of each rank's log that earlier launches wrote.
     begins: Vec<u64>,
     /// Names of containers that the engine did not remove.
@@ -85,6 +86,11 @@ impl Generation<'_> {
             control: self.run.control(),
             grace: job.stop_grace_period,
         };
+        let memory = match devices.first() {
+            Some(device) if device.gpu.is_some() => Memory::Gpu,
+            _ if devices.iter().any(|device| device.memory_cap.is_some()) => Memory::Capped,
+            _ => Memory::Host,
+        };
         let mut heard = Heard::default();
         let mut limit_kept = false;
         let Watched { state, trouble } = watch::watch(&watched, journal, signals, &mut |event| {
@@ -111,14 +117,14 @@ impl Generation<'_> {
             }
         }
         incomplete.extend(logs.into_iter().filter_map(|log| log.complaint));
-        Ok(Ended { state, ends, begins, left, incomplete, limit_kept })
+        Ok(Ended { state, ends, memory, begins, left, incomplete, limit_kept })
     }
 }
 
 impl Ended {
     /// What it means.
     pub fn outcome(&self, run: &RunDir, job: &Job, screen: &Screen) -> Outcome {
-        match (self.state.signal(), failure::diagnose(&self.ends, |rank| self.tail(run, rank))) {
+        match (self.state.signal(), failure::diagnose(&self.ends, self.memory, |rank| self.end_of_log(run, rank))) {
             (Some(signal), _) => Outcome::Stopped(signal),
             (None, Some(diagnosis)) => Outcome::Failed(diagnosis),
             (None, None) if job.trainer != Trainer::Command && !screen.has_steps() => {
@@ -128,14 +134,19 @@ impl Ended {
         }
     }
 
-    /// The last lines that a rank wrote in this launch, enough to hold a traceback.
-    pub fn tail(&self, run: &RunDir, rank: u32) -> String {
-        const BYTES: u64 = 8 << 10;
-        const LINES: usize = 15;
+    /// The end of what a rank wrote in this launch, enough to hold what a launcher says of all its children.
+    fn end_of_log(&self, run: &RunDir, rank: u32) -> String {
+        const BYTES: u64 = 64 << 10;
         let log = log(run, rank);
         let own = record::length(&log).saturating_sub(self.begins.get(rank as usize).copied().unwrap_or(0));
         let text = record::last_bytes(&log, BYTES.min(own)).unwrap_or_default();
-        let text = output::plain(&String::from_utf8_lossy(&text));
+        output::plain(&String::from_utf8_lossy(&text))
+    }
+
+    /// The last lines of it, enough to hold a traceback.
+    pub fn tail(&self, run: &RunDir, rank: u32) -> String {
+        const LINES: usize = 15;
+        let text = self.end_of_log(run, rank);
         let lines: Vec<&str> = text.lines().collect();
         lines[lines.len().saturating_sub(LINES)..].join("\n")
     }
