@@ -223,11 +223,6 @@ fn mounts(launch: &Launch<'_>) -> Vec<Mount> {
     mounts
 }
 
-/// Huge pages, and memory that stays: libtorch's kernels ask for tens of megabytes and give them back in every layer, which would be a page
-/// fault for each 4 KiB of them, 90,000 before a small training's tenth step.
-const NATIVE_MALLOC: &str =
-    "glibc.malloc.hugetlb=1:glibc.malloc.mmap_threshold=33554432:glibc.malloc.trim_threshold=4294967296";
-
 fn environment(
     launch: &Launch<'_>,
     rank: usize,
@@ -271,12 +266,7 @@ fn environment(
     }
     if gpus.is_empty() {
         match memory_cap(mine) {
-            cap if launch.job.trainer == Trainer::Native => {
-                set("GLIBC_TUNABLES", NATIVE_MALLOC.to_owned());
-                if let Some(bytes) = cap {
-                    set(env::MEMORY, bytes.to_string());
-                }
-            }
+            Some(bytes) if launch.job.trainer == Trainer::Native => drop(set(env::MEMORY, bytes.to_string())),
             // Freed memory goes back at once, so that the cap of a CPU device measures what is in use.
             Some(_) => {
                 set("MALLOC_ARENA_MAX", "1".to_owned());

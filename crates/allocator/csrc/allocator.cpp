@@ -5,6 +5,8 @@
 #include <c10/core/CPUAllocator.h>
 #include <c10/util/Exception.h>
 
+#include <limits.h>
+#include <malloc.h>
 #include <sys/mman.h>
 
 #include <algorithm>
@@ -25,9 +27,6 @@ constexpr size_t kLarge = size_t(1) << 20;
 // Scalars and shapes: too small to matter for a cap, and never refused, so that a few numbers can always be computed.
 constexpr size_t kTiny = 4096;
 
-// Pages of this size cost one fault where small ones cost 512.
-constexpr size_t kHugePage = size_t(2) << 20;
-
 struct Header {
   size_t bytes;  // of the whole block
 };
@@ -44,47 +43,6 @@ size_t rounded(size_t bytes) {
   }
   return (bytes + step - 1) / step * step;
 }
-
-// Addresses for large blocks, side by side: only so does a fault bring in a huge page, which blocks of their own would each be too small for.
-// Addresses are never given back, and memory by madvise; they are many more than there is memory.
-class Arena {
- public:
-  // Null when it has no more, or the system gave none.
-  void* take(size_t bytes) {
-    if (!tried_) {
-      tried_ = true;
-      reserve();
-    }
-    if (bytes > size_t(end_ - next_)) {
-      return nullptr;
-    }
-    void* block = next_;
-    next_ += bytes;
-    return block;
-  }
-
-  bool has(const void* block) const { return begin_ <= block && block < end_; }
-
- private:
-  void reserve() {
-    // Limits on addresses or on memory that is promised may allow less.
-    for (size_t bytes = size_t(1) << 40; bytes >= size_t(1) << 33; bytes /= 2) {
-      void* found = mmap(nullptr, bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
-      if (found != MAP_FAILED) {
-        // A wish, no need.
-        madvise(found, bytes, MADV_HUGEPAGE);
-        size_t past = reinterpret_cast<uintptr_t>(found) % kHugePage;
-        begin_ = static_cast<char*>(found) + (past == 0 ? 0 : kHugePage - past);
-        end_ = static_cast<char*>(found) + bytes;
-        next_ = begin_;
-        return;
-      }
-    }
-  }
-
-  bool tried_ = false;
-  char *begin_ = nullptr, *next_ = nullptr, *end_ = nullptr;
-};
 
 class Counting final : public c10::Allocator {
  public:
@@ -138,7 +96,13 @@ class Counting final : public c10::Allocator {
       refuse(wanted, "on purpose, for a test");
     }
     if (bytes >= kLarge) {
-      if (void* block = pop(free_, bytes)) {
+      auto found = free_.find(bytes);
+      if (found != free_.end()) {
+        void* block = found->second.back();
+        found->second.pop_back();
+        if (found->second.empty()) {
+          free_.erase(found);
+        }
         kept_ -= bytes;
         return in_use(block, bytes);
       }
@@ -188,58 +152,25 @@ class Counting final : public c10::Allocator {
       free_[bytes].push_back(block);
       kept_ += bytes;
     } catch (const std::bad_alloc&) {
-      discard(block, bytes);
+      munmap(block, bytes);
     }
   }
 
-  // Under the lock.
-  void* fresh(size_t bytes) {
+  static void* fresh(size_t bytes) {
     if (bytes < kLarge) {
       return std::aligned_alloc(kAlignment, bytes);
     }
-    if (void* block = pop(cold_, bytes)) {
-      return block;
-    }
-    if (void* block = arena_.take(bytes)) {
-      return block;
-    }
     void* block = mmap(nullptr, bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+    // Huge pages are not asked for: in a virtual machine the first touch of one costs more than all the small ones that it stands for, unless its
+    // host has given that memory already, and a training is no faster for them.
     return block == MAP_FAILED ? nullptr : block;
-  }
-
-  // A block of exactly that size, or null.
-  static void* pop(std::map<size_t, std::vector<void*>>& blocks, size_t bytes) {
-    auto found = blocks.find(bytes);
-    if (found == blocks.end()) {
-      return nullptr;
-    }
-    void* block = found->second.back();
-    found->second.pop_back();
-    if (found->second.empty()) {
-      blocks.erase(found);
-    }
-    return block;
-  }
-
-  // Gives a block's memory back to the kernel. Under the lock.
-  void discard(void* block, size_t bytes) {
-    if (!arena_.has(block)) {
-      munmap(block, bytes);
-      return;
-    }
-    madvise(block, bytes, MADV_DONTNEED);
-    try {
-      cold_[bytes].push_back(block);
-    } catch (const std::bad_alloc&) {
-      // Addresses are lost, of which there are enough; memory is not.
-    }
   }
 
   // Gives all kept blocks back to the kernel. Under the lock.
   void release() {
     for (auto& [bytes, blocks] : free_) {
       for (void* block : blocks) {
-        discard(block, bytes);
+        munmap(block, bytes);
       }
     }
     free_.clear();
@@ -253,9 +184,7 @@ class Counting final : public c10::Allocator {
   }
 
   std::mutex lock_;
-  // Large blocks that are not in use, by size: with their memory, and without.
-  std::map<size_t, std::vector<void*>> free_, cold_;
-  Arena arena_;
+  std::map<size_t, std::vector<void*>> free_;
   size_t cap_ = SIZE_MAX;
   size_t in_use_ = 0, peak_ = 0, kept_ = 0;
   uint64_t failing_ = 0;
@@ -267,6 +196,10 @@ extern "C" {
 
 void ek_allocator_install(uint64_t cap) {
   Counting::get().set_cap(cap);
+  // oneDNN takes tens of megabytes for a layer from malloc and gives them back after it: kept, or each layer of each step would pay for the page
+  // faults again. These are the most that malloc takes for the two.
+  mallopt(M_MMAP_THRESHOLD, 32 << 20);
+  mallopt(M_TRIM_THRESHOLD, INT_MAX);
   c10::SetCPUAllocator(&Counting::get(), /*priority=*/255);
 }
 

@@ -69,7 +69,7 @@ pub fn validation(environment: &Environment, job: &Job, events: &Arc<Events>) ->
         }
         let plan = validate::Plan {
             gallery: &gallery,
-            batch: validation_batch(job),
+            batch: validation_batch(job, team.rank()),
             threads: data_threads(environment, job),
             settings: &job.settings,
         };
@@ -95,9 +95,9 @@ fn named(figures: &Figures) -> BTreeMap<String, f64> {
     values.into_iter().map(|(name, value)| (name.to_owned(), value)).collect()
 }
 
-/// Images of a validation's batch at first: no gradients are kept, so twice a micro-batch's fit.
-fn validation_batch(job: &Job) -> usize {
-    (2 * job.cut.largest()).max(1) as usize
+/// Images of a rank's validation batch at first: no gradients are kept, so twice its micro-batch's fit.
+fn validation_batch(job: &Job, rank: u32) -> usize {
+    (2 * job.cut.largest_of(rank)).max(1) as usize
 }
 
 /// Processors of this host for each of its ranks.
@@ -288,7 +288,7 @@ impl<'a> Run<'a> {
             before: 0.0,
             began: now,
             saved: now,
-            validation_batch: validation_batch(job),
+            validation_batch: validation_batch(job, team.rank()),
             epoch_began: now,
             current: Rc::default(),
         };

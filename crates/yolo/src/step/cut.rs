@@ -29,6 +29,12 @@ impl Cut {
         self.0.iter().flatten().copied().max().unwrap_or(0)
     }
 
+    /// Images of a rank's largest micro-batch.
+    #[must_use]
+    pub fn largest_of(&self, rank: u32) -> u32 {
+        self.0.get(rank as usize).and_then(|own| own.iter().copied().max()).unwrap_or(0)
+    }
+
     /// The same images on every rank in micro-batches of at most half the largest: of the most images that divide every rank's share.
     /// `None` where the largest has one image.
     #[must_use]
@@ -95,5 +101,6 @@ mod tests {
     fn a_share_begins_where_the_one_before_ends() {
         let cut = Cut(vec![vec![4, 4, 4], vec![4]]);
         assert_eq!((cut.target(), cut.start(0), cut.start(1), cut.share(1)), (16, 0, 12, 4));
+        assert_eq!((cut.largest_of(0), cut.largest_of(1), cut.largest_of(2)), (4, 4, 0));
     }
 }

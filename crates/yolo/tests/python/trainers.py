@@ -13,8 +13,6 @@ from pathlib import Path
 NATIVE = ["/usr/local/bin/evenkeel-trainer", "train"]
 VALIDATE = ["/usr/local/bin/evenkeel-trainer", "validate"]
 OFFICIAL = ["/opt/venv/bin/python3", "-m", "evenkeel_ultralytics"]
-# What the controller sets for ours on a CPU (src/launch.rs).
-MALLOC = "glibc.malloc.hugetlb=1:glibc.malloc.mmap_threshold=33554432:glibc.malloc.trim_threshold=4294967296"
 # What only the official package has, turned off, and one process that reads images beside each rank.
 OFFICIAL_ARGS = {"erasing": 0.0, "auto_augment": None, "workers": 1}
 LIMIT = 3600
@@ -52,8 +50,6 @@ def run(command, folder, classes, *, ranks=2, share=16, side=160, epochs=1, seed
                 "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "EVENKEEL_JOB": str(job_file), "EVENKEEL_DEVICE": device,
                 "EVENKEEL_EVENTS_FD": str(events.fileno()), "OMP_NUM_THREADS": "1" if device == "cpu" else "4",
             }  # fmt: skip
-            if command != OFFICIAL and device == "cpu":
-                environment["GLIBC_TUNABLES"] = MALLOC
             log = open(f"{output}/log-{rank}", "w+")
             process = subprocess.Popen(command, env=environment, pass_fds=[events.fileno()], stdout=log, stderr=log)
             running.append((process, events, log))
