@@ -16,6 +16,7 @@ fn gpus(count: u32) -> Vec<Device> {
     let gpu = |index| Device {
         id: DeviceId::Gpu { index, uuid: format!("GPU-{index}") },
         name: format!("GPU {index} (NVIDIA H200)"),
+        model: Some("NVIDIA H200".into()),
         memory_budget_bytes: Some(140 << 30),
         memory_cap_bytes: None,
         cpus: None,
@@ -28,6 +29,7 @@ fn cpus(shares: &[f64]) -> Vec<Device> {
     let cpu = |(index, share): (u32, &f64)| Device {
         id: DeviceId::Cpu { index },
         name: "CPU".into(),
+        model: None,
         memory_budget_bytes: None,
         memory_cap_bytes: None,
         cpus: Some(*share),
@@ -38,7 +40,7 @@ fn cpus(shares: &[f64]) -> Vec<Device> {
 
 fn planned(text: &str, devices: &[Device]) -> Result<Plan, PlanError> {
     let job = job(text);
-    plan(&job, devices, &Abilities::of(job.trainer))
+    plan(&job, devices, &Abilities::of(job.trainer), None)
 }
 
 fn refusal(text: &str, devices: &[Device]) -> String {
@@ -190,8 +192,8 @@ fn plans_or_leads_to_one(mut job: Job) {
         job.device = DeviceRequest::Count(world);
         for target in 1..=512 {
             for micro in [Micro::Auto, Micro::Fixed(1), Micro::Fixed(3), Micro::Fixed(8), Micro::Fixed(32)] {
-                job.batch = job::Batch { target: Some(target), micro, on_oom: job::OnOom::StepDown };
-                match plan(&job, &devices, &abilities) {
+                job.batch = job::Batch { target: Some(target), micro, ..job.batch };
+                match plan(&job, &devices, &abilities, None) {
                     Ok(plan) => {
                         let images: u32 = plan.ranks.iter().flat_map(|rank| &rank.micro_batches).sum();
                         assert_eq!((images, plan.world_size), (target, world));
@@ -206,7 +208,7 @@ fn plans_or_leads_to_one(mut job: Job) {
                         assert!(!targets.is_empty(), "{target} {micro:?} {world}");
                         for other in targets {
                             job.batch.target = Some(other);
-                            assert!(plan(&job, &devices, &abilities).is_ok(), "{other} {micro:?} {world}");
+                            assert!(plan(&job, &devices, &abilities, None).is_ok(), "{other} {micro:?} {world}");
                         }
                     }
                     Err(other) => panic!("{other}"),
