@@ -198,6 +198,3 @@ fn least_deadline(bound: f64, tolerance: f64, enough: impl Fn(f64) -> bool) -> O
     }
     Some(high)
 }
-
-#[cfg(test)]
-mod tests;
