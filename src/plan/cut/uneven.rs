@@ -309,3 +309,6 @@ fn share(ask: &Ask, worker: &Worker, deadline: f64, images: u32) -> Share {
     let fits = |count: &u32| images % count == 0 && images / count <= worker.micro_within(deadline, *count);
     (1..=most).find(fits).map_or(Share::default(), |count| Share { count, micro: images / count })
 }
+
+#[cfg(test)]
+mod tests;
