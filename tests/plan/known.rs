@@ -181,3 +181,10 @@ fn the_oldest_card_decides_on_the_type_of_mixed_precision() {
     assert_eq!(amp(&[Some(9), Some(7)]), Some(Amp::Fp16));
     assert_eq!(amp(&[Some(9), None]), None);
 }
+
+#[test]
+fn knowledge_reads_back_as_it_was_written() {
+    let knowledge = case(&[0, 1], GIB).knowledge;
+    let text = serde_json::to_string(&knowledge).expect("plain data");
+    assert_eq!(serde_json::from_str::<Knowledge>(&text).expect("what we wrote"), knowledge);
+}
