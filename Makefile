@@ -12,7 +12,7 @@ TORCH_CRATES := -p tch-distributed -p evenkeel-allocator -p evenkeel-yolo -p eve
 .DEFAULT_GOAL := help
 .PHONY: help build train smoke images workbench workbench-down controller
 .PHONY: test test-lint test-host test-torch test-torch-plain test-ddp-python test-official test-docker test-training test-workbench
-.PHONY: test-gpu check-memory check-long check-learning deny bench bench-ddp bench-native clean
+.PHONY: test-gpu check-memory check-long check-learning deny bench bench-ddp bench-native bench-plan clean
 
 help: ## This list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-16s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -52,7 +52,7 @@ test-host: ## The controller, the agent and the command line, without an engine
 	$(CARGO) build --locked -p evenkeel-nvml-stub
 	$(CARGO) test --locked $(HOST_CRATES) --lib --bins
 	$(CARGO) test --locked -p evenkeel-agent --tests
-	$(CARGO) test --locked --test cli --test data --test failure --test inventory --test job
+	$(CARGO) test --locked --test cli --test data --test failure --test inventory --test job --test plan
 
 # The sources are in the image, which is named by their content; so nothing is mounted and nothing is left.
 # With the features of the image's own program, whose C++ is compiled already. NCCL links without a GPU, and says at run time that
@@ -113,9 +113,10 @@ test-workbench: ## The workbench through its ports, and the compose files
 	$(CARGO) test --locked --test workbench -- --test-threads 1 --nocapture
 
 check-long: ## What takes long, whole: make test runs samples of it
+	EVENKEEL_TEST_LONG=1 $(CARGO) test --release --locked --test plan
 	EVENKEEL_TEST_LONG=1 $(MAKE) test-torch-plain check-memory test-docker test-training test-workbench
 	$(CARGO) test --locked --test image -- --ignored --nocapture
-	$(MAKE) bench bench-ddp bench-native check-learning deny
+	$(MAKE) bench bench-ddp bench-native bench-plan check-learning deny
 
 check-learning: ## Whether the native trainer learns as well as the official one: two sets, three seeds each, half an hour
 	OUTPUT=$(CURDIR)/target/bench DOCKER_ARGS="--env EVENKEEL_LEARN_EPOCHS --env EVENKEEL_LEARN_IMAGES" && \
@@ -132,6 +133,9 @@ bench-ddp: ## Our DDP against Python's: steps a second, hidden communication; DE
 bench-native: ## The native trainer against the official one: images a second, time to the first step; DEVICE=cuda on a GPU
 	OUTPUT=$(CURDIR)/target/bench DOCKER_ARGS="--env EVENKEEL_BENCH_PAIRS $(if $(filter cuda,$(DEVICE)),--gpus all)" && \
 	export OUTPUT DOCKER_ARGS && $(BESIDE_PYTHON) crates/yolo bare bench.py $(or $(DEVICE),cpu)
+
+bench-plan: ## The planner beside brute force, on 1,000 devices, and on every random case
+	$(CARGO) bench --locked --bench plan
 
 deny: ## Licences and sources of the dependencies
 	command -v cargo-deny > /dev/null || $(CARGO) install --locked cargo-deny

@@ -16,7 +16,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use serde::{Deserialize, Serialize};
 
-pub use device::{CpuShare, Device, DeviceId, DeviceRequest, GpuName};
+pub use device::{CpuShare, Device, DeviceId, DeviceRequest, GpuName, Kind};
 pub use select::{SelectError, SelectOptions, Selection, availability, select};
 
 /// Version of the inventory's JSON.

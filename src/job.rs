@@ -28,7 +28,7 @@ use std::path::{Path, PathBuf};
 pub use compose::Bases;
 pub use error::{Invalid, JobError, Place};
 pub use file::schema;
-pub use types::{Batch, Build, Containers, Job, Micro, Network, OnOom, Trainer, Volume};
+pub use types::{Batch, Build, Containers, Job, Micro, Network, OnOom, SplitWish, Trainer, Volume};
 pub use units::parse_size;
 
 use document::{Document, LARGEST};

@@ -86,9 +86,10 @@ mod tests {
             memory_cap_bytes: None,
             cpus: Some(1.0),
             compute_capability: None,
+            model: None,
         };
         let devices = [device(0), device(1)];
-        plan::plan(job, &devices, &Abilities::of(job.trainer)).expect("a plan")
+        plan::plan(job, &devices, &Abilities::of(job.trainer), None).expect("a plan")
     }
 
     fn diagnosis(class: FailureClass, retry_below: Option<u32>) -> Diagnosis {

@@ -16,7 +16,7 @@ use crate::image::{self, ImageName};
 use crate::inventory::lock::{self, DeviceLocks, Holder};
 use crate::inventory::ready::{self, EngineFacts};
 use crate::inventory::{CudaVersion, Device, DeviceId, DeviceRequest, Inventory, SelectOptions, select};
-use crate::job::{self, Containers, Job, Micro, Network, OnOom, Origin, ResolvedJob, Trainer};
+use crate::job::{self, Containers, Job, Micro, Network, OnOom, Origin, ResolvedJob, SplitWish, Trainer};
 use crate::launch::{Mount, RankDevice};
 use crate::output::Screen;
 use crate::plan::{self, Abilities, Plan};
@@ -77,7 +77,7 @@ pub fn job(args: &JobArgs, inventory: Inventory, visible: Option<&str>, smoke: b
         quick_look(&mut resolved, u32::try_from(selection.devices.len()).unwrap_or(u32::MAX))?;
     }
     let abilities = Abilities::of(resolved.job.trainer);
-    let mut plan = plan::plan(&resolved.job, &selection.devices, &abilities)?;
+    let mut plan = plan::plan(&resolved.job, &selection.devices, &abilities, None)?;
     if smoke {
         for reason in &mut plan.reasons {
             *reason = reason.replace("as `batch.micro` says", "as `--smoke` has it");
@@ -90,7 +90,9 @@ pub fn job(args: &JobArgs, inventory: Inventory, visible: Option<&str>, smoke: b
         let trouble = ready::check_cuda(&inventory.host, &selection.devices, IMAGE_CUDA);
         plan.warnings.extend(trouble.err().map(|trouble| trouble.to_string()));
     }
-    let devices = selection.devices.into_iter().take(plan.world_size as usize).collect();
+    // The ranks are in the order of the devices, of which any may be idle.
+    let used = |device: &Device| plan.ranks.iter().any(|rank| rank.device == device.id.to_string());
+    let devices = selection.devices.into_iter().filter(used).collect();
     Ok(Prepared { resolved, inventory, devices, plan, smoke, data: None, model: None, label_cache: None })
 }
 
@@ -106,8 +108,11 @@ fn quick_look(resolved: &mut ResolvedJob, devices: u32) -> Result<(), Failure> {
     job.epochs = 1;
     job.batch.micro = Micro::Fixed(SMOKE_MICRO);
     job.batch.target = Some(SMOKE_MICRO * devices);
+    job.batch.max_accumulation = None;
+    job.batch.split = SplitWish::Auto;
     job.args.insert("plots".to_owned(), Value::Bool(false));
-    for path in ["name", "epochs", "batch.target", "batch.micro", "args.plots"] {
+    for path in ["name", "epochs", "batch.target", "batch.micro", "batch.max_accumulation", "batch.split", "args.plots"]
+    {
         resolved.origins.insert(path.to_owned(), Origin::Derived("--smoke".to_owned()));
     }
     Ok(())
@@ -343,7 +348,7 @@ impl Prepared {
             micro_batches: plan.ranks.iter().map(|rank| rank.micro_batches.clone()).collect(),
             output: evenkeel_wire::path::OUTPUT.to_owned(),
             label_cache: self.label_cache.as_ref().map(|_| evenkeel_wire::path::LABEL_CACHE.to_owned()),
-            amp: None,
+            amp: plan.amp.map(|amp| amp.name().to_owned()),
             max_images: self.smoke.then_some(target_batch * SMOKE_STEPS),
             args: job.args.clone(),
         }

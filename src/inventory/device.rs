@@ -53,6 +53,9 @@ pub struct Device {
     pub id: DeviceId,
     /// What a person calls it.
     pub name: String,
+    /// A GPU's model, with its profile for a MIG instance; absent on a CPU device and where it could not be read.
+    #[serde(default)]
+    pub model: Option<String>,
     /// Bytes that training may count on: a GPU's free memory, a CPU device's cap or else its share of the host's.
     /// Absent where it could not be read.
     pub memory_budget_bytes: Option<u64>,
@@ -64,7 +67,29 @@ pub struct Device {
     pub compute_capability: Option<ComputeCapability>,
 }
 
+/// What devices have in common that are as fast and need as much memory as each other.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct Kind(pub String);
+
+impl fmt::Display for Kind {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
 impl Device {
+    /// Its kind. What others left of a card's memory does not make it another; a card whose model is unknown is like no
+    /// other.
+    #[must_use]
+    pub fn kind(&self) -> Kind {
+        Kind(match (&self.model, self.cpus) {
+            (Some(model), _) => model.clone(),
+            (None, Some(cpus)) => format!("CPU device of {cpus} processors"),
+            (None, None) => format!("unknown model {}", self.id),
+        })
+    }
+
     /// Threads that a CPU device computes with: its whole processors, at least one. None for a GPU.
     #[must_use]
     pub fn threads(&self) -> Option<u32> {

@@ -166,6 +166,7 @@ mod tests {
         Device {
             id: DeviceId::Gpu { index: 0, uuid: "GPU-1".into() },
             name: "GPU 0 (card)".into(),
+            model: Some("card".into()),
             memory_budget_bytes: None,
             memory_cap_bytes: None,
             cpus: None,

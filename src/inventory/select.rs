@@ -142,6 +142,7 @@ impl<'a> Candidate<'a> {
         Ok(Device {
             id: DeviceId::Gpu { index: self.card.index, uuid },
             name: self.label(),
+            model: gpu.name.clone(),
             memory_budget_bytes: gpu.memory.map(|memory| memory.free_bytes),
             memory_cap_bytes: None,
             cpus: None,

@@ -139,9 +139,24 @@ struct BatchParts {
     target: Option<Target>,
     /// Images per forward/backward on one device. Default: auto.
     micro: Option<Micro>,
+    /// Micro-batches of one rank in an optimizer step at most. Default: as many as the target takes.
+    #[schemars(range(min = 1, max = 1_000_000))]
+    max_accumulation: Option<u32>,
+    /// Whether micro-batches may differ in size: uniform gives all the same, uneven lets each device have its own. Default: auto, the
+    /// planner decides.
+    split: Option<Split>,
     /// What a trainer does that runs out of memory: step_down goes on with smaller micro-batches. Default: step_down where micro is auto,
     /// else fail.
     on_oom: Option<OnOom>,
+}
+
+#[derive(JsonSchema)]
+#[schemars(rename_all = "snake_case")]
+#[expect(dead_code, reason = "described, never built")]
+enum Split {
+    Auto,
+    Uniform,
+    Uneven,
 }
 
 #[derive(JsonSchema)]

@@ -9,7 +9,7 @@ use super::compose::{self, Bases};
 use super::cursor::Cursor;
 use super::document::Document;
 use super::error::{Invalid, JobError, printable};
-use super::types::{Batch, Containers, Job, Micro, Network, OnOom, Trainer};
+use super::types::{Batch, Containers, Job, Micro, Network, OnOom, SplitWish, Trainer};
 use super::{device, settings};
 
 /// Keys of a job at the top level.
@@ -44,7 +44,7 @@ pub(super) const KEYS: &[&str] = &[
 ];
 
 /// Keys of `batch`.
-pub(super) const BATCH_KEYS: &[&str] = &["target", "micro", "on_oom"];
+pub(super) const BATCH_KEYS: &[&str] = &["target", "micro", "max_accumulation", "split", "on_oom"];
 
 /// The nominal batch of yolo.
 pub(super) const TARGET: u32 = 64;
@@ -59,6 +59,8 @@ const TRAINER: Trainer = Trainer::Native;
 const TRAINERS: &[(&str, Trainer)] =
     &[("native", Trainer::Native), ("ultralytics", Trainer::Ultralytics), ("command", Trainer::Command)];
 const ON_OOM: &[(&str, OnOom)] = &[("step_down", OnOom::StepDown), ("fail", OnOom::Fail)];
+const SPLITS: &[(&str, SplitWish)] =
+    &[("auto", SplitWish::Auto), ("uniform", SplitWish::Uniform), ("uneven", SplitWish::Uneven)];
 const NETWORKS: &[(&str, Network)] = &[("none", Network::None), ("bridge", Network::Bridge), ("host", Network::Host)];
 const CONTAINERS: &[(&str, Containers)] = &[("per-device", Containers::PerDevice), ("per-host", Containers::PerHost)];
 
@@ -188,6 +190,17 @@ fn agree(root: &Cursor<'_>, job: &Job) -> Result<(), JobError> {
             return refuse("batch.micro", message, "a step takes at least one micro-batch");
         }
     }
+    if job.batch.split == SplitWish::Uneven {
+        if let Micro::Fixed(micro) = job.batch.micro {
+            let message =
+                format!("`batch.micro` is {micro} for every device, and `batch.split: uneven` lets them differ");
+            return refuse("batch.split", message, "keep one of the two");
+        }
+        if job.trainer != Trainer::Native {
+            let message = format!("trainer `{trainer}` has micro-batches of one size, so there is no `uneven` split");
+            return refuse("batch.split", message, "leave it out, or write `trainer: native`, which can do it");
+        }
+    }
     Ok(())
 }
 
@@ -203,7 +216,13 @@ fn trainer(root: &Cursor<'_>) -> Result<Trainer, JobError> {
 
 fn batch(root: &Cursor<'_>, trainer: Trainer, notes: &mut Vec<String>) -> Result<Batch, JobError> {
     let default = (trainer != Trainer::Command).then_some(TARGET);
-    let mut batch = Batch { target: default, micro: Micro::Auto, on_oom: OnOom::StepDown };
+    let mut batch = Batch {
+        target: default,
+        micro: Micro::Auto,
+        max_accumulation: None,
+        split: SplitWish::Auto,
+        on_oom: OnOom::StepDown,
+    };
     let Some(given) = root.get("batch") else { return Ok(batch) };
     if !given.value.is_mapping() {
         match short_batch(&given)? {
@@ -226,11 +245,23 @@ fn batch(root: &Cursor<'_>, trainer: Trainer, notes: &mut Vec<String>) -> Result
             Value::Number(_) => Micro::Fixed(micro.whole32(1..=MOST_IMAGES, "images on one device")?),
             _ => return Err(micro.wrong("`auto` or a number of images").into()),
         };
-        if batch.target.is_none() && batch.micro != Micro::Auto {
-            let mut invalid = micro.refuse("`batch.micro` needs `batch.target`");
-            invalid.hint = Some("a program that is told no target batches as it likes".into());
-            return Err(invalid.into());
-        }
+    }
+    if let Some(most) = given.get("max_accumulation") {
+        batch.max_accumulation = Some(most.whole32(1..=MOST_IMAGES, "micro-batches of one rank in a step")?);
+    }
+    if let Some(split) = given.get("split") {
+        batch.split = split.one_of(SPLITS)?;
+    }
+    let portions = [
+        ("micro", batch.micro != Micro::Auto),
+        ("max_accumulation", batch.max_accumulation.is_some()),
+        ("split", batch.split != SplitWish::Auto),
+    ];
+    if let Some((key, _)) = portions.iter().find(|(_, set)| *set).filter(|_| batch.target.is_none()) {
+        let at = given.get(key).expect("it was read");
+        let mut invalid = at.refuse(format!("`batch.{key}` needs `batch.target`"));
+        invalid.hint = Some("a program that is told no target batches as it likes".into());
+        return Err(invalid.into());
     }
     batch.on_oom = match (given.get("on_oom"), batch.micro) {
         (Some(on_oom), _) => on_oom.one_of(ON_OOM)?,

@@ -115,7 +115,14 @@ fn entries(job: &Job) -> Vec<Entry> {
         Micro::Auto => json!("auto"),
         Micro::Fixed(micro) => json!(micro),
     };
-    add("batch", json!({"target": job.batch.target, "micro": micro, "on_oom": job.batch.on_oom.name()}));
+    let batch = json!({
+        "target": job.batch.target,
+        "micro": micro,
+        "max_accumulation": job.batch.max_accumulation,
+        "split": job.batch.split.name(),
+        "on_oom": job.batch.on_oom.name(),
+    });
+    add("batch", batch);
     let (key, value) = device::write(&job.device);
     add(key, value);
     add("seed", json!(job.seed));

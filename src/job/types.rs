@@ -97,8 +97,35 @@ pub struct Batch {
     pub target: Option<u32>,
     /// Images per forward/backward on one device.
     pub micro: Micro,
+    /// Micro-batches of one rank in an optimizer step at most; absent: as many as it takes.
+    pub max_accumulation: Option<u32>,
+    /// Whether the micro-batches of unlike devices may differ in size.
+    pub split: SplitWish,
     /// What a trainer does that runs out of memory.
     pub on_oom: OnOom,
+}
+
+/// Whether the micro-batches of unlike devices may differ in size.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum SplitWish {
+    /// The planner decides.
+    Auto,
+    /// All are of one size.
+    Uniform,
+    /// They may differ wherever that is faster.
+    Uneven,
+}
+
+impl SplitWish {
+    /// Name as it is written in a job.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Auto => "auto",
+            Self::Uniform => "uniform",
+            Self::Uneven => "uneven",
+        }
+    }
 }
 
 /// What a trainer does that runs out of memory.

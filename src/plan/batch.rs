@@ -1,5 +1,9 @@
-//! The split of the batch: numbers in, numbers out. Which devices there are, and what else speaks for or against a
-//! split, is the caller's.
+//! The split of the batch where nothing is known of time and memory: numbers in, numbers out. Which devices there are, and
+//! what else speaks for or against a split, is the caller's.
+
+use super::PlanError;
+use super::cut::Share;
+use crate::job::SplitWish;
 
 /// Images of a step at most; a target above is a typing error.
 pub const LARGEST_TARGET: u32 = 1_000_000;
@@ -11,8 +15,14 @@ pub struct Demand {
     pub target: u32,
     /// Images of one micro-batch; absent: as many as a rank has to take in one go.
     pub micro: Option<u32>,
+    /// Micro-batches of one rank at most.
+    pub max_accumulation: Option<u32>,
     /// Whether ranks may run different numbers of micro-batches.
     pub uneven_counts: bool,
+    /// Whether micro-batches of different ranks could differ in size.
+    pub uneven_micro: bool,
+    /// Whether they shall. Nobody having said so, they do not: which device is the slower one is unknown.
+    pub split: SplitWish,
 }
 
 /// A split with equal micro-batches: Σ counts · micro = T.
@@ -25,7 +35,51 @@ pub struct Uniform {
 }
 
 impl Demand {
-    /// Splits over `ranks` devices, exactly; nothing when that is not possible.
+    /// What each of `ranks` devices computes; nothing when the target cannot be split over them exactly.
+    #[must_use]
+    pub fn shares(&self, ranks: u32) -> Option<Vec<Share>> {
+        if let Some(Uniform { micro, counts }) = self.split(ranks) {
+            return Some(counts.into_iter().map(|count| Share { count, micro }).collect());
+        }
+        let differ = self.differs(ranks);
+        let micro = |rank: u32| self.target / ranks + u32::from(rank < self.target % ranks);
+        differ.then(|| (0..ranks).map(|rank| Share { count: 1, micro: micro(rank) }).collect())
+    }
+
+    /// Whether this splits over `ranks` devices, one way or the other.
+    fn splits(&self, ranks: u32) -> bool {
+        self.micro_for(ranks).is_some() || self.differs(ranks)
+    }
+
+    /// Whether it is to be split in sizes that differ, and can be.
+    fn differs(&self, ranks: u32) -> bool {
+        self.split == SplitWish::Uneven && self.could_differ(ranks)
+    }
+
+    fn could_differ(&self, ranks: u32) -> bool {
+        self.uneven_micro && self.micro.is_none() && (1..=self.target).contains(&ranks)
+    }
+
+    /// Refuses a limit of micro-batches below which no number of the devices computes the target.
+    pub(super) fn check_accumulation(&self, ranks: u32) -> Result<(), PlanError> {
+        let (Some(micro), Some(most)) = (self.micro, self.max_accumulation) else { return Ok(()) };
+        let capacity = u64::from(micro) * u64::from(most) * u64::from(ranks);
+        if capacity >= u64::from(self.target) {
+            return Ok(());
+        }
+        let needed = u64::from(self.target).div_ceil(u64::from(micro) * u64::from(ranks));
+        Err(PlanError::TooFewMicroBatches {
+            target: self.target,
+            micro: Some(micro),
+            max_accumulation: most,
+            ranks,
+            capacity,
+            near: Alternatives { target_below: u32::try_from(capacity).ok(), ..Alternatives::default() },
+            needed: u32::try_from(needed).ok(),
+        })
+    }
+
+    /// Splits over `ranks` devices into equal micro-batches, exactly; nothing when that is not possible.
     #[must_use]
     pub fn split(&self, ranks: u32) -> Option<Uniform> {
         let micro = self.micro_for(ranks)?;
@@ -50,13 +104,14 @@ impl Demand {
         }
         let all = self.target / micro;
         let exact = all >= ranks && (all % ranks == 0 || self.uneven_counts);
-        exact.then_some(micro)
+        let within = self.max_accumulation.is_none_or(|most| all.div_ceil(ranks) <= most);
+        (exact && within).then_some(micro)
     }
 
     /// The largest number of ranks up to `ranks` over which this splits.
     #[must_use]
     pub fn most_ranks(&self, ranks: u32) -> Option<u32> {
-        (1..=ranks.min(self.target)).rev().find(|count| self.micro_for(*count).is_some())
+        (1..=ranks.min(self.target)).rev().find(|count| self.splits(*count))
     }
 
     /// What is near this demand and splits.
@@ -67,13 +122,14 @@ impl Demand {
         let unit = match self.micro {
             Some(micro) if self.uneven_counts => u64::from(micro),
             Some(micro) => u64::from(micro) * u64::from(ranks),
+            None if self.split == SplitWish::Uneven && self.uneven_micro => 1,
             None => u64::from(ranks),
         }
         .max(1);
         let least = u64::from(self.micro.unwrap_or(1)) * u64::from(ranks.max(1));
         let splits = |target: &u64| {
             *target <= u64::from(LARGEST_TARGET)
-                && u32::try_from(*target).is_ok_and(|target| with(target).micro_for(ranks).is_some())
+                && u32::try_from(*target).is_ok_and(|target| with(target).splits(ranks))
         };
         let floor = u64::from(self.target) / unit * unit;
         let small = |target: u64| u32::try_from(target).expect("checked against the largest target");
@@ -83,9 +139,10 @@ impl Demand {
             target_above: Some((floor + unit).max(least)).filter(splits).map(small),
             fewer_ranks: ranks.checked_sub(1).and_then(|fewer| self.most_ranks(fewer)),
             // Nobody has more devices than twice as many at hand.
-            more_ranks: (ranks + 1..=ranks.saturating_mul(2)).find(|more| self.micro_for(*more).is_some()),
+            more_ranks: (ranks + 1..=ranks.saturating_mul(2)).find(|more| self.splits(*more)),
             micro_below: self.micro.and_then(|micro| self.nearest_micro(ranks, (1..micro).rev())),
             micro_above: self.micro.and_then(|micro| self.nearest_micro(ranks, micro + 1..=self.target)),
+            uneven: self.split != SplitWish::Uneven && self.could_differ(ranks),
         }
     }
 
@@ -109,6 +166,8 @@ pub struct Alternatives {
     pub micro_below: Option<u32>,
     /// The next larger micro-batch.
     pub micro_above: Option<u32>,
+    /// Whether micro-batches that differ in size would do.
+    pub uneven: bool,
 }
 
 #[cfg(test)]
@@ -116,7 +175,14 @@ mod tests {
     use super::*;
 
     fn demand(target: u32, micro: impl Into<Option<u32>>) -> Demand {
-        Demand { target, micro: micro.into(), uneven_counts: false }
+        Demand {
+            target,
+            micro: micro.into(),
+            max_accumulation: None,
+            uneven_counts: false,
+            uneven_micro: false,
+            split: SplitWish::Auto,
+        }
     }
 
     #[test]
@@ -129,9 +195,29 @@ mod tests {
 
     #[test]
     fn ranks_that_may_differ_take_the_rest_one_each() {
-        let demand = Demand { target: 56, micro: Some(8), uneven_counts: true };
+        let demand = Demand { uneven_counts: true, ..demand(56, 8) };
         assert_eq!(demand.split(3), Some(Uniform { micro: 8, counts: vec![3, 2, 2] }));
         assert_eq!(demand.split(8), None);
+    }
+
+    #[test]
+    fn sizes_that_differ_split_any_target() {
+        let demand = Demand { uneven_micro: true, ..demand(64, None) };
+        assert_eq!((demand.shares(3), demand.alternatives(3).uneven), (None, true));
+        let demand = Demand { split: SplitWish::Uneven, ..demand };
+        let micro = |micro| Share { count: 1, micro };
+        assert_eq!(demand.shares(3), Some(vec![micro(22), micro(21), micro(21)]));
+        assert_eq!(demand.most_ranks(100), Some(64));
+        assert_eq!(demand.shares(65), None);
+        assert_eq!(demand.alternatives(65).target_above, Some(65));
+    }
+
+    #[test]
+    fn a_rank_runs_no_more_micro_batches_than_it_may() {
+        let limited = |most| Demand { max_accumulation: Some(most), ..demand(64, 8) };
+        assert_eq!(limited(4).split(2), Some(Uniform { micro: 8, counts: vec![4, 4] }));
+        assert_eq!((limited(3).split(2), limited(3).alternatives(2).more_ranks), (None, Some(4)));
+        assert!(limited(4).check_accumulation(2).is_ok() && limited(3).check_accumulation(2).is_err());
     }
 
     #[test]
@@ -157,7 +243,7 @@ mod tests {
                     for micro in
                         [None, Some(1), Some(2), Some(3), Some(7), Some(8), Some(12), Some(16), Some(100), Some(600)]
                     {
-                        let demand = Demand { target, micro, uneven_counts };
+                        let demand = Demand { uneven_counts, ..demand(target, micro) };
                         match demand.split(ranks) {
                             Some(split) => {
                                 accepted += 1;

@@ -1,8 +1,18 @@
 //! A plan with smaller micro-batches: what is left to do when those of the plan did not fit.
 
-use super::{Plan, Rank, YoloTerms};
+use super::cut::Share;
+use super::{Plan, Rank, words};
 
 impl Plan {
+    /// What each rank computes of a step; nothing for a program that batches as it likes.
+    fn shares(&self) -> Vec<Share> {
+        let share = |rank: &Rank| Share {
+            count: rank.micro_batches.len() as u32,
+            micro: rank.micro_batches.first().copied().unwrap_or(0),
+        };
+        self.ranks.iter().map(share).collect()
+    }
+
     /// Images of the largest micro-batch; 0 for a program that batches as it likes.
     #[must_use]
     pub fn largest_micro_batch(&self) -> u32 {
@@ -24,27 +34,19 @@ impl Plan {
         let mut finer = self.clone();
         for rank in finer.ranks.iter_mut().filter(|rank| too_large(rank)) {
             rank.micro_batches = vec![size; (images(rank) / size) as usize];
-            // It was of another cut.
-            rank.memory.predicted_bytes = None;
+            // They were of another cut.
+            (rank.memory.predicted_bytes, rank.memory.parts) = (None, None);
         }
-        finer.yolo = finer.yolo_terms();
+        finer.predicted_step_seconds = None;
+        finer.yolo = words::yolo_terms(&finer.shares());
         Some(finer)
-    }
-
-    /// The split in yolo's terms, which has them where every rank runs as many micro-batches of one size.
-    fn yolo_terms(&self) -> Option<YoloTerms> {
-        let first = &self.ranks.first()?.micro_batches;
-        let micro = *first.first()?;
-        let alike = self.ranks.iter().all(|rank| rank.micro_batches == *first) && first.iter().all(|it| *it == micro);
-        let (batch, accumulate) = (micro * self.world_size, u32::try_from(first.len()).ok()?);
-        alike.then_some(YoloTerms { batch, nbs: batch * accumulate, accumulate })
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::plan::{Memory, Split, VERSION};
+    use crate::plan::{Memory, Split, VERSION, YoloTerms};
 
     fn plan(cut: &[&[u32]]) -> Plan {
         let ranks = (0..).zip(cut).map(|(rank, micro_batches)| Rank {
@@ -54,13 +56,15 @@ mod tests {
             device: format!("cpu:{rank}"),
             micro_batches: micro_batches.to_vec(),
             images_per_step: Some(micro_batches.iter().sum()),
-            memory: Memory { predicted_bytes: None, budget_bytes: None },
+            memory: Memory { predicted_bytes: None, budget_bytes: None, parts: None },
         });
         let mut plan = Plan {
             version: VERSION,
             target_batch: Some(cut.iter().copied().flatten().sum()),
             world_size: cut.len() as u32,
             split: Some(Split::Uniform),
+            predicted_step_seconds: None,
+            amp: None,
             ranks: ranks.collect(),
             containers: cut.len() as u32,
             yolo: None,
@@ -68,7 +72,7 @@ mod tests {
             reasons: Vec::new(),
             warnings: Vec::new(),
         };
-        plan.yolo = plan.yolo_terms();
+        plan.yolo = words::yolo_terms(&plan.shares());
         plan
     }
 

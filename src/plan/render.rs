@@ -2,7 +2,8 @@
 
 use std::fmt::Write as _;
 
-use super::{Memory, Plan, Rank, counted};
+use super::{Memory, MemoryParts, Plan, Rank, Split, counted};
+use crate::inventory::render::bytes;
 
 /// The plan as lines of text: a headline, a table of the ranks, yolo's terms, reasons and warnings.
 #[must_use]
@@ -15,17 +16,24 @@ pub fn table(plan: &Plan) -> String {
     };
     text.push('\n');
     let heading = ["rank", "device", "host", "micro-batches", "images/step", "memory"].map(str::to_owned);
-    let rows: Vec<[String; 6]> = std::iter::once(heading).chain(plan.ranks.iter().map(row)).collect();
-    let width = |column: usize| rows.iter().map(|row| row[column].chars().count()).max().unwrap_or(0);
-    let widths: [usize; 6] = std::array::from_fn(width);
-    for row in &rows {
-        let cells: Vec<String> = row.iter().zip(widths).map(|(cell, width)| format!("{cell:<width$}")).collect();
-        let _ = writeln!(text, "  {}", cells.join("  ").trim_end());
-    }
+    rows(&mut text, &std::iter::once(heading).chain(plan.ranks.iter().map(row)).collect::<Vec<_>>());
     text.push('\n');
+    let itemised = itemised(plan);
+    if itemised.len() > 1 {
+        rows(&mut text, &itemised);
+        text.push_str("  a validation has the place of the activations: the larger of the two counts\n\n");
+    }
     if let Some(yolo) = plan.yolo {
         let _ =
             writeln!(text, "in yolo's terms: batch={} nbs={} (accumulate {})", yolo.batch, yolo.nbs, yolo.accumulate);
+    } else if let (Some(target), Some(split)) = (plan.target_batch, plan.split) {
+        let what = if split == Split::Uneven { "micro-batches differ" } else { "numbers of micro-batches differ" };
+        let _ =
+            writeln!(text, "in yolo's terms: nbs={target}; it has no `batch` and `accumulate` for ranks whose {what}");
+    }
+    if let Some(seconds) = plan.predicted_step_seconds {
+        let images = plan.target_batch.map_or(0.0, f64::from) / seconds;
+        let _ = writeln!(text, "predicted: {seconds:.3} s an optimizer step, {images:.0} images a second");
     }
     if plan.containers != plan.world_size {
         let _ = writeln!(text, "containers: {}, which starts its ranks by itself", plan.containers);
@@ -37,6 +45,45 @@ pub fn table(plan: &Plan) -> String {
         let _ = writeln!(text, "warning: {warning}");
     }
     text
+}
+
+/// Rows of cells in columns.
+fn rows<const COLUMNS: usize>(text: &mut String, rows: &[[String; COLUMNS]]) {
+    let width = |column: usize| rows.iter().map(|row| row[column].chars().count()).max().unwrap_or(0);
+    let widths: [usize; COLUMNS] = std::array::from_fn(width);
+    for row in rows {
+        let cells: Vec<String> = row.iter().zip(widths).map(|(cell, width)| format!("{cell:<width$}")).collect();
+        let _ = writeln!(text, "  {}", cells.join("  ").trim_end());
+    }
+}
+
+/// The predicted memory by part, a row for all neighbours that need the same; the heading alone where nothing is predicted.
+fn itemised(plan: &Plan) -> Vec<[String; 7]> {
+    let heading = ["memory", "context", "weights", "gradients+optimizer", "activations", "validation", "in all"];
+    let mut rows = vec![heading.map(str::to_owned)];
+    let alike = |one: &Rank, other: &Rank| one.memory.parts == other.memory.parts;
+    for ranks in plan.ranks.chunk_by(alike) {
+        let (Some(first), Some(last)) = (ranks.first(), ranks.last()) else { continue };
+        let Some(parts) = first.memory.parts else { continue };
+        let name = if first.rank == last.rank {
+            format!("rank {}", first.rank)
+        } else {
+            format!("ranks {}-{}", first.rank, last.rank)
+        };
+        let MemoryParts { context_bytes, weights_bytes, gradients_and_optimizer_bytes, .. } = parts;
+        let peak = parts.peak_bytes();
+        let figures = [
+            context_bytes,
+            weights_bytes,
+            gradients_and_optimizer_bytes,
+            parts.activations_bytes,
+            parts.validation_bytes,
+            peak,
+        ];
+        let [context, weights, optimizer, activations, validation, peak] = figures.map(bytes);
+        rows.push([name, context, weights, optimizer, activations, validation, peak]);
+    }
+    rows
 }
 
 fn row(rank: &Rank) -> [String; 6] {

@@ -5,8 +5,8 @@ use std::path::Path;
 use serde_json::json;
 
 use super::*;
-use crate::inventory::DeviceId;
-use crate::job::{self, Bases};
+use crate::inventory::{DeviceId, DeviceRequest};
+use crate::job::{self, Bases, Micro};
 
 fn job(text: &str) -> Job {
     job::parse(Path::new("a.yaml"), text.to_owned(), &[], &Bases::default()).expect("a good job").job
@@ -16,6 +16,7 @@ fn gpus(count: u32) -> Vec<Device> {
     let gpu = |index| Device {
         id: DeviceId::Gpu { index, uuid: format!("GPU-{index}") },
         name: format!("GPU {index} (NVIDIA H200)"),
+        model: Some("NVIDIA H200".into()),
         memory_budget_bytes: Some(140 << 30),
         memory_cap_bytes: None,
         cpus: None,
@@ -28,6 +29,7 @@ fn cpus(shares: &[f64]) -> Vec<Device> {
     let cpu = |(index, share): (u32, &f64)| Device {
         id: DeviceId::Cpu { index },
         name: "CPU".into(),
+        model: None,
         memory_budget_bytes: None,
         memory_cap_bytes: None,
         cpus: Some(*share),
@@ -38,7 +40,7 @@ fn cpus(shares: &[f64]) -> Vec<Device> {
 
 fn planned(text: &str, devices: &[Device]) -> Result<Plan, PlanError> {
     let job = job(text);
-    plan(&job, devices, &Abilities::of(job.trainer))
+    plan(&job, devices, &Abilities::of(job.trainer), None)
 }
 
 fn refusal(text: &str, devices: &[Device]) -> String {
@@ -79,7 +81,8 @@ fn a_target_that_does_not_split_is_refused_with_what_does() {
     assert_eq!(
         refusal("{data: d, gpus: 3}", &gpus(3)),
         "error: a target batch of 64 cannot be split exactly over 3 devices\n\
-         hint: the nearest that work: `batch.target=63` or `batch.target=66`; or `gpus=2` or `gpus=4`"
+         hint: the nearest that work: `batch.target=63` or `batch.target=66`; or `gpus=2` or `gpus=4`; or \
+         `batch.split=uneven`"
     );
     assert_eq!(
         refusal("{data: d, batch: {target: 64, micro: 12}, device: cpu:2}", &cpus(&[1.0, 1.0])),
@@ -102,7 +105,8 @@ fn named_devices_that_the_target_cannot_feed_are_refused() {
 fn what_auto_cannot_feed_stays_idle_and_is_named() {
     let plan = planned("{data: d, batch: 64}", &gpus(3)).expect("a plan");
     assert_eq!(plan.world_size, 2);
-    let warning = "1 device idle (GPU-2): the target batch does not split over 3; a target of 63 or 66 does";
+    let warning = "1 device idle (GPU-2): the target batch does not split over 3; a target of 63 or 66 does; so does \
+                   `batch.split=uneven`";
     assert!(plan.warnings.iter().any(|line| line == warning), "{:?}", plan.warnings);
     let plan = planned("{data: d, batch: 3}", &gpus(8)).expect("a plan");
     assert_eq!(plan.world_size, 3);
@@ -171,6 +175,17 @@ fn devices_that_differ_are_told() {
 }
 
 #[test]
+fn unequal_micro_batches_take_what_does_not_split() {
+    let plan = planned("{data: d, batch: {target: 64, split: uneven}, gpus: 3}", &gpus(3)).expect("a plan");
+    let cuts: Vec<&[u32]> = plan.ranks.iter().map(|rank| rank.micro_batches.as_slice()).collect();
+    assert_eq!((plan.split, cuts), (Some(Split::Uneven), vec![&[22][..], &[21], &[21]]));
+    assert_eq!(serde_json::to_value(&plan).expect("plain data")["split"], "uneven");
+    assert!(plan.reasons.iter().any(|line| line.starts_with("given up")), "{:?}", plan.reasons);
+    let equal = planned("{data: d, batch: {target: 64, split: uneven}, gpus: 2}", &gpus(2)).expect("a plan");
+    assert_eq!(equal.split, Some(Split::Uniform));
+}
+
+#[test]
 fn no_device_is_no_plan() {
     assert!(refusal("{data: d}", &[]).contains("no device"));
 }
@@ -190,8 +205,8 @@ fn plans_or_leads_to_one(mut job: Job) {
         job.device = DeviceRequest::Count(world);
         for target in 1..=512 {
             for micro in [Micro::Auto, Micro::Fixed(1), Micro::Fixed(3), Micro::Fixed(8), Micro::Fixed(32)] {
-                job.batch = job::Batch { target: Some(target), micro, on_oom: job::OnOom::StepDown };
-                match plan(&job, &devices, &abilities) {
+                job.batch = job::Batch { target: Some(target), micro, ..job.batch };
+                match plan(&job, &devices, &abilities, None) {
                     Ok(plan) => {
                         let images: u32 = plan.ranks.iter().flat_map(|rank| &rank.micro_batches).sum();
                         assert_eq!((images, plan.world_size), (target, world));
@@ -206,7 +221,7 @@ fn plans_or_leads_to_one(mut job: Job) {
                         assert!(!targets.is_empty(), "{target} {micro:?} {world}");
                         for other in targets {
                             job.batch.target = Some(other);
-                            assert!(plan(&job, &devices, &abilities).is_ok(), "{other} {micro:?} {world}");
+                            assert!(plan(&job, &devices, &abilities, None).is_ok(), "{other} {micro:?} {world}");
                         }
                     }
                     Err(other) => panic!("{other}"),

@@ -70,3 +70,29 @@ fn an_inventory_file_stands_for_the_machine() {
     }
     place.run(&["plan", "job.yaml", "--inventory", "nowhere.json"]).with_code(2).saying("nowhere.json");
 }
+
+#[test]
+fn a_batch_that_cannot_be_is_refused_with_its_numbers() {
+    let place = Place::new();
+    place.write("job.yaml", "data: d.yaml\ndevice: cpu:3\n");
+    for (overrides, words) in [
+        (&["batch.target=0"][..], "`batch.target` is 0"),
+        (&[], "`batch.split=uneven`"),
+        (&["batch.target=2"], "a target batch of 2 cannot be split exactly over 3 devices"),
+        (&["batch.micro=65"], "`batch.micro` is 65, more than `batch.target`, which is 64"),
+        (&["batch.micro=7"], "into micro-batches of 7 on 3 devices"),
+        (&["batch.micro=8", "batch.max_accumulation=2"], "hold 48 images, fewer than the target batch of 64"),
+        (&["batch.micro=8", "batch.split=uneven"], "`batch.micro` is 8 for every device"),
+    ] {
+        let ended = place.run(&[&["plan", "job.yaml"], overrides].concat()).with_code(2).saying(words);
+        assert!(ended.stdout.is_empty(), "{}", ended.stdout);
+    }
+}
+
+#[test]
+fn micro_batches_that_may_differ_take_any_target() {
+    let plan = plan("data: d.yaml\ndevice: cpu:3\nbatch: {target: 64, split: uneven}\n", &[]);
+    let cuts: Vec<&Value> =
+        plan["ranks"].as_array().expect("ranks").iter().map(|rank| &rank["micro_batches"]).collect();
+    assert_eq!((&plan["split"], cuts), (&json!("uneven"), vec![&json!([22]), &json!([21]), &json!([21])]));
+}

@@ -111,6 +111,7 @@ fn a_split_card_gives_its_largest_free_instance() {
     let selection = auto(&inventory).expect("one instance");
     assert_eq!(selection.devices.len(), 1);
     assert_eq!(selection.devices[0].id.to_string(), "MIG-c0002222-aaaa-5bbb-8ccc-0123456789ab");
+    assert_eq!(selection.devices[0].kind().to_string(), "NVIDIA A100-SXM4-40GB MIG 3g.20gb", "a profile is a kind");
     assert_eq!(selection.devices[0].compute_capability, Some(ComputeCapability { major: 8, minor: 0 }));
     assert!(selection.reasons[0].contains("is used alone"), "{:?}", selection.reasons);
     assert!(instances[0].unreadable.is_empty(), "{:?}", instances[0].unreadable);

@@ -47,6 +47,7 @@ pub(super) fn devices(host: &Host, list: &[CpuShare]) -> Result<Selection, Selec
     let devices = list.iter().zip(0..).map(|(one, index)| Device {
         id: DeviceId::Cpu { index },
         name: format!("CPU device {index}"),
+        model: None,
         memory_budget_bytes: one.memory.or_else(|| host.memory_bytes.map(|memory| (memory - caps) / uncapped.max(1))),
         memory_cap_bytes: one.memory,
         cpus: Some(one.cpus.unwrap_or(share)),
