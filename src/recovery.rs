@@ -38,7 +38,7 @@ pub fn after(diagnosis: &Diagnosis, job: &Job, plan: &Plan, restarts: u32) -> Ne
         (_, Some(images)) => images,
         // It stepped down by itself as far as that goes; what it could not do, it said.
         (Trainer::Native, None) => return Next::Over(None),
-        (_, None) => plan.largest_micro_batch(),
+        (_, None) => plan.micro_batch_of(diagnosis.rank),
     };
     if job.batch.on_oom == OnOom::Fail {
         return Next::Over(Some(format!(
@@ -50,10 +50,10 @@ pub fn after(diagnosis: &Diagnosis, job: &Job, plan: &Plan, restarts: u32) -> Ne
         return Next::Over(Some(why));
     }
     // Half at most, as a trainer does that steps down by itself: every start takes time.
-    let Some(mut finer) = plan.at_most(failed / 2) else {
+    let Some(mut finer) = plan.without(diagnosis.rank, failed) else {
         return Next::Over(Some("a single image does not fit".to_owned()));
     };
-    let now = finer.largest_micro_batch();
+    let now = finer.micro_batch_of(diagnosis.rank);
     let target = job.batch.target.unwrap_or_default();
     let because = format!(
         "rank {} ran out of memory with micro-batches of {failed}; starting again with {now}, {target} images a step as before",

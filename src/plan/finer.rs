@@ -13,22 +13,24 @@ impl Plan {
         self.ranks.iter().map(share).collect()
     }
 
-    /// Images of the largest micro-batch; 0 for a program that batches as it likes.
+    /// Images of a rank's micro-batches; 0 for a program that batches as it likes.
     #[must_use]
-    pub fn largest_micro_batch(&self) -> u32 {
-        self.ranks.iter().flat_map(|rank| &rank.micro_batches).copied().max().unwrap_or(0)
+    pub fn micro_batch_of(&self, rank: u32) -> u32 {
+        self.ranks.get(rank as usize).and_then(|rank| rank.micro_batches.first().copied()).unwrap_or(0)
     }
 
-    /// The same images on every rank, in micro-batches of at most `limit`: those of ranks that have larger ones become as large as they can,
-    /// on all of these ranks alike. `None` for a limit of 0, and for a program that batches as it likes.
+    /// The same images on every rank, where `failed` images at once do not fit on `rank`, which may have stepped down below the plan by itself:
+    /// ranks that were given as much as it get half of `failed` at most, the most that divides the shares of all of these. Ranks that were
+    /// given another size are other devices. `None` where one image does not fit, and for a program that batches as it likes.
     #[must_use]
-    pub fn at_most(&self, limit: u32) -> Option<Self> {
+    pub fn without(&self, rank: u32, failed: u32) -> Option<Self> {
         let images = |rank: &Rank| rank.micro_batches.iter().sum::<u32>();
         if self.ranks.iter().any(|rank| images(rank) == 0) {
             return None;
         }
-        let too_large = |rank: &Rank| rank.micro_batches.iter().any(|micro| *micro > limit);
-        let size = (1..=limit)
+        let given = self.micro_batch_of(rank);
+        let too_large = |rank: &Rank| rank.micro_batches.first() == Some(&given);
+        let size = (1..=failed / 2)
             .rev()
             .find(|size| self.ranks.iter().filter(|rank| too_large(rank)).all(|rank| images(rank) % size == 0))?;
         let mut finer = self.clone();
@@ -82,25 +84,31 @@ mod tests {
 
     #[test]
     fn every_rank_keeps_its_images() {
-        let finer = plan(&[&[16], &[16]]).at_most(8).expect("fits");
+        let finer = plan(&[&[16], &[16]]).without(0, 16).expect("fits");
         assert_eq!(cut(&finer), [[8, 8], [8, 8]]);
         assert_eq!(finer.yolo, Some(YoloTerms { batch: 16, nbs: 32, accumulate: 2 }));
         assert_eq!(finer.target_batch, Some(32));
-        // 12 has no divisor between 6 and 5 but 6.
-        assert_eq!(cut(&plan(&[&[12], &[12]]).at_most(5).expect("fits")), [[4; 3], [4; 3]]);
-        assert_eq!(cut(&plan(&[&[8, 8], &[8]]).at_most(4).expect("fits")), [vec![4; 4], vec![4; 2]]);
+        assert_eq!(
+            cut(&plan(&[&[16], &[16]]).without(1, 8).expect("fits")),
+            [[4; 4], [4; 4]],
+            "it had stepped down to 8"
+        );
+        // 5 divides no 14.
+        assert_eq!(cut(&plan(&[&[10, 4], &[10, 4]]).without(1, 10).expect("fits")), [[2; 7], [2; 7]]);
+        assert_eq!(cut(&plan(&[&[8, 8], &[8]]).without(0, 8).expect("fits")), [vec![4; 4], vec![4; 2]]);
     }
 
     #[test]
-    fn ranks_with_small_ones_keep_them() {
-        assert_eq!(cut(&plan(&[&[16], &[4, 4]]).at_most(8).expect("fits")), [[8, 8], [4, 4]]);
+    fn ranks_of_another_size_keep_theirs() {
+        assert_eq!(cut(&plan(&[&[16], &[4, 4]]).without(0, 16).expect("fits")), [[8, 8], [4, 4]]);
+        assert_eq!(cut(&plan(&[&[16], &[4, 4]]).without(1, 4).expect("fits")), [vec![16], vec![2; 4]]);
     }
 
     #[test]
     fn nothing_is_smaller_than_one_image() {
-        assert_eq!(plan(&[&[1], &[1]]).at_most(0), None);
+        assert_eq!(plan(&[&[1], &[1]]).without(1, 1), None);
         let mut own = plan(&[&[4]]);
         own.ranks[0].micro_batches.clear();
-        assert_eq!(own.at_most(2), None);
+        assert_eq!(own.without(0, 4), None);
     }
 }

@@ -294,7 +294,7 @@ impl<'t> Training<'t> {
             Ok(Err(source)) => return Err(StepError::Team { step, source }),
             Err(out) => out,
         };
-        if self.may_step_down && self.cut.largest() > 1 {
+        if self.may_step_down && pending.images > 1 {
             let (rank, images) = (team.rank(), pending.images);
             return Err(StepError::OutOfMemoryInOverlap { rank, images, source: out });
         }
@@ -302,17 +302,17 @@ impl<'t> Training<'t> {
     }
 
     fn step_down(&mut self, rank: u32, own: Option<OutOfMemory>) -> Result<StepDown, StepError> {
-        let from = self.cut.largest();
+        let from = self.cut.largest_of(rank);
         let out = |reason: String| StepError::OutOfMemory { reason, source: own.clone() };
         if !self.may_step_down {
             return Err(out(format!(
                 "rank {rank} has not enough memory for micro-batches of {from}, which the job asks for"
             )));
         }
-        let Some(smaller) = self.cut.smaller() else {
+        let Some(smaller) = self.cut.without(from) else {
             return Err(out(format!("rank {rank} has not enough memory for a single image")));
         };
-        let to = smaller.largest();
+        let to = smaller.largest_of(rank);
         self.cut = smaller;
         Ok(StepDown { rank, from, to, message: own.map(|own| own.0) })
     }

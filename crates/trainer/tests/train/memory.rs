@@ -97,6 +97,18 @@ fn memory_that_runs_out_while_gradients_are_on_their_way_costs_a_new_start() {
 }
 
 #[test]
+fn a_small_device_steps_down_alone() {
+    let place = Place::with_images(24);
+    let job = || Job { cut: vec![vec![8], vec![4]], ..Job::new(&place, json!({"val": false})) };
+    let trained = job().train(&[("EVENKEEL_FAULTS", "1:1:backward")]).done();
+    assert_eq!(trained.images(), [12, 12]);
+    assert_eq!(step_downs(&trained), [(1, 4, 2)]);
+    // The other one's micro-batch of 8 would have to go before 4 became 2, were they one size.
+    let whole = job().train(&[("EVENKEEL_FAULTS", "0:1:backward")]).done();
+    assert_eq!(step_downs(&whole), [(1, 8, 4)]);
+}
+
+#[test]
 fn both_ranks_may_run_out_and_more_than_once() {
     let place = Place::with_images(16);
     let job = || Job { epochs: 1, cut: vec![vec![8], vec![8]], ..Job::new(&place, json!({})) };

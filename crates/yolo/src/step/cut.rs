@@ -35,27 +35,33 @@ impl Cut {
         self.0.get(rank as usize).and_then(|own| own.iter().copied().max()).unwrap_or(0)
     }
 
-    /// The same images on every rank in micro-batches of at most half the largest: of the most images that divide every rank's share.
-    /// `None` where the largest has one image.
+    /// The same images on every rank, where micro-batches of `failed` images do not fit: ranks whose largest are of that size get ones of half
+    /// that at most, of the most images that divide the shares of all of these. Ranks that were given other sizes are other devices. `None`
+    /// where one image does not fit.
     #[must_use]
-    pub fn smaller(&self) -> Option<Self> {
-        self.at_most(self.largest() / 2)
+    pub fn without(&self, failed: u32) -> Option<Self> {
+        self.cut_again(failed / 2, |largest| largest == failed)
     }
 
     /// The same images on every rank in micro-batches of at most `limit`: those of ranks that have larger ones become as large as they can,
-    /// on all ranks alike. `None` for a limit of 0.
+    /// on all of these alike. `None` for a limit of 0.
     #[must_use]
     pub fn at_most(&self, limit: u32) -> Option<Self> {
-        if self.largest() <= limit {
+        self.cut_again(limit, |largest| largest > limit)
+    }
+
+    /// Cuts the shares of those ranks again that `which` holds for, by their largest micro-batch.
+    fn cut_again(&self, limit: u32, which: impl Fn(u32) -> bool) -> Option<Self> {
+        let chosen: Vec<u32> = (0..self.0.len() as u32).filter(|rank| which(self.largest_of(*rank))).collect();
+        if chosen.is_empty() {
             return Some(self.clone());
         }
-        let shares: Vec<u32> = (0..).zip(&self.0).map(|(rank, _)| self.share(rank)).collect();
-        let size = (1..=limit).rev().find(|size| shares.iter().all(|share| share % size == 0))?;
-        let cut = |own: &Vec<u32>, share: u32| {
-            let small = own.iter().all(|images| *images <= size);
-            if small { own.clone() } else { vec![size; (share / size) as usize] }
-        };
-        Some(Self(self.0.iter().zip(shares).map(|(own, share)| cut(own, share)).collect()))
+        let size = (1..=limit).rev().find(|size| chosen.iter().all(|rank| self.share(*rank) % size == 0))?;
+        let mut again = self.clone();
+        for rank in chosen {
+            again.0[rank as usize] = vec![size; (self.share(rank) / size) as usize];
+        }
+        Some(again)
     }
 
     /// The finer of two cuts that give every rank the same images; this one, if the other gives them otherwise.
@@ -75,7 +81,7 @@ mod tests {
     fn a_finer_cut_leaves_every_image_where_it_is() {
         let smaller = |cut: &[&[u32]]| {
             let cut = Cut(cut.iter().map(|own| own.to_vec()).collect());
-            cut.smaller().map(|finer| {
+            cut.without(cut.largest()).map(|finer| {
                 assert!((0..cut.0.len() as u32).all(|rank| finer.share(rank) == cut.share(rank)));
                 finer.0
             })
@@ -83,9 +89,16 @@ mod tests {
         assert_eq!(smaller(&[&[16, 16], &[16]]), Some(vec![vec![8; 4], vec![8; 2]]));
         assert_eq!(smaller(&[&[6], &[6, 6]]), Some(vec![vec![3; 2], vec![3; 4]]));
         assert_eq!(smaller(&[&[7], &[14]]), Some(vec![vec![7], vec![7; 2]]));
+        assert_eq!(smaller(&[&[16], &[4, 4]]), Some(vec![vec![8; 2], vec![4; 2]]));
         assert_eq!(smaller(&[&[5]]), Some(vec![vec![1; 5]]));
         assert_eq!(smaller(&[&[1], &[1]]), None);
         assert_eq!(Cut(vec![vec![16], vec![8; 2]]).at_most(8), Some(Cut(vec![vec![8; 2], vec![8; 2]])));
+        let uneven = Cut(vec![vec![16], vec![4, 4], vec![4]]);
+        assert_eq!(
+            uneven.without(4),
+            Some(Cut(vec![vec![16], vec![2; 4], vec![2; 2]])),
+            "the large device keeps its own"
+        );
         assert_eq!(Cut(vec![vec![4]]).at_most(8), Some(Cut(vec![vec![4]])));
     }
 
