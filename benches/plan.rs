@@ -47,7 +47,7 @@ fn main() {
     let begin = Instant::now();
     let (mut accepted, mut slowest) = (0_u64, 0.0_f64);
     for number in 0..CASES {
-        let case = case::random(&job, &mut Rng::new(5, number), Limits { devices: 64, target: 4096 });
+        let case = case::random(&job, &mut Rng::new(5, number), Limits { devices: 64, target: 4096, images: 300 });
         let start = Instant::now();
         let answer = case.plan();
         slowest = slowest.max(start.elapsed().as_secs_f64());
@@ -78,7 +78,7 @@ fn average(values: &[f64]) -> f64 {
 fn beside_brute_force(job: &Job) -> (Vec<f64>, Vec<f64>) {
     let mut ratios = Vec::new();
     for number in 0..SMALL_CASES {
-        let case = case::random(job, &mut Rng::new(6, number), Limits { devices: 6, target: 64 });
+        let case = case::random(job, &mut Rng::new(6, number), Limits { devices: 5, target: 80, images: 12 });
         if let Ok(plan) = case.plan() {
             ratios.push(check::ratios(&case, &plan));
         }
@@ -89,7 +89,7 @@ fn beside_brute_force(job: &Job) -> (Vec<f64>, Vec<f64>) {
 /// Median seconds of a plan for a thousand devices, each memory too small for its part in one micro-batch.
 fn large(job: &Job, kinds: u32, trainer: Trainer) -> f64 {
     let mut rng = Rng::new(9, u64::from(kinds));
-    let mut case = case::random(job, &mut rng, Limits { devices: 1, target: 1 });
+    let mut case = case::random(job, &mut rng, Limits { devices: 1, target: 1, images: 300 });
     let known = *case.knowledge.kinds.values().next().expect("one");
     case.job.trainer = trainer;
     case.abilities = Abilities::of(trainer);

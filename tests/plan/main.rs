@@ -11,8 +11,8 @@ mod stable;
 use case::{Case, Limits};
 use rng::Rng;
 
-const LARGE: Limits = Limits { devices: 64, target: 4096 };
-const SMALL: Limits = Limits { devices: 6, target: 64 };
+const LARGE: Limits = Limits { devices: 64, target: 4096, images: 300 };
+const SMALL: Limits = Limits { devices: 5, target: 80, images: 12 };
 
 /// So many cases, or all.
 fn cases(sample: u64, all: u64) -> std::ops::Range<u64> {
