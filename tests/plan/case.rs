@@ -85,6 +85,8 @@ pub fn gpu(index: u32, kind: u32, budget: u64) -> Device {
 pub struct Limits {
     pub devices: u32,
     pub target: u32,
+    /// Images that the memory of a device holds at most.
+    pub images: u32,
 }
 
 pub fn random(job: &Job, rng: &mut Rng, limits: Limits) -> Case {
@@ -98,11 +100,12 @@ pub fn random(job: &Job, rng: &mut Rng, limits: Limits) -> Case {
     let devices = (0..count).map(|index| {
         let kind = rng.between(0, kinds - 1);
         let memory = known[kind as usize].memory.expect("given");
-        // From less than an image to some hundred of them.
+        // From less than an image to as many as the limit.
         let image = f64::from(job.imgsz).powi(2)
             * (memory.bytes_per_pixel + memory.bytes_per_pixel_and_label * f64::from(labels));
         let fixed = memory.context_bytes + memory.weights_bytes + memory.gradients_and_optimizer_bytes;
-        let images = if rng.one_in(60) { rng.unit() * 2.0 - 1.0 } else { f64::from(rng.spread(3, 300)) };
+        let images =
+            if rng.one_in(60) { rng.unit() * 2.0 - 1.0 } else { f64::from(rng.spread(1, limits.images)) + 0.5 };
         gpu(index, kind, (fixed as f64 + image * images).max(0.0) as u64)
     });
     let devices: Vec<Device> = devices.collect();

@@ -83,16 +83,18 @@ fn fewer_than_half(case: &Case) -> bool {
     widest.unwrap_or(0) * 2 < useful.min(target)
 }
 
-/// How much slower than the best there is: 1 is the best. `split: auto` may keep equal micro-batches that are up to 5 % slower.
-pub fn ratio(case: &Case, plan: &Plan) -> f64 {
+/// How much slower than the best of the cuts that the plan is to be chosen from, and than the best of all: 1 is the best. The two
+/// differ where `split: auto` keeps equal micro-batches, which may be up to 5 % slower.
+pub fn ratios(case: &Case, plan: &Plan) -> (f64, f64) {
     let best = brute::best(case);
     let seconds = plan.predicted_step_seconds.expect("known");
     let all = best.uniform.into_iter().chain(best.uneven).fold(f64::INFINITY, f64::min);
-    match (plan.split, case.job.batch.split, best.uniform) {
+    let own = match (plan.split, case.job.batch.split, best.uniform) {
         (Some(Split::Uniform), SplitWish::Auto, Some(uniform)) => {
             assert!(seconds <= all * 1.0501, "{seconds} s, and {all} s is possible");
             seconds / uniform
         }
         _ => seconds / all,
-    }
+    };
+    (own, seconds / all)
 }

@@ -5,7 +5,7 @@ use evenkeel::job::SplitWish;
 use evenkeel::plan::{Plan, Split};
 
 use super::case::{self, Case};
-use super::{LARGE, Limits, Rng, cases, during};
+use super::{Limits, Rng, cases, during};
 
 /// The one exception: `split: auto` that goes over to equal micro-batches, which it takes when they are within 5 % of the best.
 fn no_slower(before: &Plan, after: &Plan, wish: SplitWish) {
@@ -17,7 +17,7 @@ fn no_slower(before: &Plan, after: &Plan, wish: SplitWish) {
 
 fn each(seed: u64, change: impl Fn(&mut Case, &mut Rng)) {
     let job = case::job();
-    let limits = Limits { devices: 24, target: 1024.min(LARGE.target) };
+    let limits = Limits { devices: 24, target: 1024, images: 60 };
     let mut compared = 0;
     for number in cases(300, 10_000) {
         let mut rng = Rng::new(seed, number);
@@ -50,7 +50,7 @@ fn another_equal_device_makes_no_step_slower() {
     let job = case::job();
     for number in cases(400, 10_000) {
         let mut rng = Rng::new(8, number);
-        let mut case = case::random(&job, &mut rng, Limits { devices: 24, target: 1024 });
+        let mut case = case::random(&job, &mut rng, Limits { devices: 24, target: 1024, images: 60 });
         case.job.device = DeviceRequest::Auto;
         let before = case.plan();
         let mut other = case.devices[rng.between(0, case.devices.len() as u32 - 1) as usize].clone();
