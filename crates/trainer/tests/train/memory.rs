@@ -65,6 +65,7 @@ fn memory_that_runs_out_while_gradients_are_on_their_way_costs_a_new_start() {
         ("0:2:loss", Some(2)),
         ("0:0:update", None),
         ("1:2:update", None),
+        ("0:2:validation", None),
         ("1:2:validation", None),
     ] {
         let trained = job().train(&[("EVENKEEL_FAULTS", fault)]).done();
