@@ -166,14 +166,18 @@ async fn train(
 
     let mut plan = prepared.plan.clone();
     let mut number = 1;
+    let mut incomplete = Vec::new();
     let (outcome, ended) = loop {
         prepared.write_generation(&run, number, &plan)?;
         let generation = Generation { ready, settings, files: &files, run: &run, number, plan: &plan };
-        let ended = generation.launch(&mut journal, signals, screen).await?;
+        let mut ended = generation.launch(&mut journal, signals, screen).await?;
+        incomplete.append(&mut ended.incomplete);
+        incomplete.extend(ended.unwritten.iter().cloned());
         let mut outcome = ended.outcome(&run, job, screen);
         let next = match &outcome {
-            // What could not be removed holds the device, and what could not be written says that the record is in trouble.
-            Outcome::Failed(diagnosis) if ended.left.is_empty() && ended.incomplete.is_empty() => {
+            // What could not be removed holds the device, and a record that cannot be written would miss what follows. A peer that had to be
+            // killed before it sealed its log stands in no way.
+            Outcome::Failed(diagnosis) if ended.left.is_empty() && ended.unwritten.is_empty() => {
                 recovery::after(diagnosis, job, &plan, number - 1)
             }
             _ => Next::Over(None),
@@ -204,7 +208,6 @@ async fn train(
         Outcome::Failed(diagnosis) => ended.tail(&run, diagnosis.rank),
         _ => String::new(),
     };
-    let mut incomplete = ended.incomplete;
     incomplete.extend(unwritten.err().map(|error| crate::error::chain(&error)));
     Ok((outcome, Finished { run, metrics: screen.metrics(), tail, printer, incomplete, left: ended.left }))
 }

@@ -41,8 +41,10 @@ pub struct Ended {
     begins: Vec<u64>,
     /// Names of containers that the engine did not remove.
     pub left: Vec<String>,
-    /// What the record misses, one sentence each.
+    /// What the ranks' logs miss, one sentence each.
     pub incomplete: Vec<String>,
+    /// What could not be written of the record, one sentence each.
+    pub unwritten: Vec<String>,
     /// Whether the engine kept its limit on locked memory.
     pub limit_kept: bool,
 }
@@ -103,7 +105,7 @@ impl Generation<'_> {
         let ran = |rank| ends.iter().any(|end| end.rank == rank && !matches!(end.how, How::NotStarted { .. }));
         let logs = heard.verify(self.run, &begins, ran);
         let left = state.left().into_iter().map(|rank| specs[rank as usize].name.clone()).collect();
-        let mut incomplete: Vec<String> = trouble.iter().map(|trouble| error::chain(trouble)).collect();
+        let mut unwritten: Vec<String> = trouble.iter().map(|trouble| error::chain(trouble)).collect();
         let facts = [
             (
                 "logs",
@@ -112,12 +114,12 @@ impl Generation<'_> {
             ("attempt", heard.attempt(self.number, self.plan, job.imgsz)),
         ];
         for (fact, detail) in facts {
-            if let Err(unwritten) = journal.append(fact, detail) {
-                incomplete.push(error::chain(&unwritten));
+            if let Err(lost) = journal.append(fact, detail) {
+                unwritten.push(error::chain(&lost));
             }
         }
-        incomplete.extend(logs.into_iter().filter_map(|log| log.complaint));
-        Ok(Ended { state, ends, memory, begins, left, incomplete, limit_kept })
+        let incomplete = logs.into_iter().filter_map(|log| log.complaint).collect();
+        Ok(Ended { state, ends, memory, begins, left, incomplete, unwritten, limit_kept })
     }
 }
 
