@@ -19,8 +19,8 @@ fn small(images: u32, more: &str) -> Place {
 #[test]
 fn what_runs_out_of_memory_steps_down_and_keeps_its_target() {
     needs_engine!();
-    let place =
-        small(64, "epochs: 1\nbatch: 64\ndevice: [{memory: 90MiB}, {memory: 4GiB}]\nargs: {mosaic: 0, plots: false}");
+    let job = "epochs: 1\nbatch: 64\ndevice: [{memory: 90MiB}, {memory: 4GiB}]\nargs: {mosaic: 0, plots: false}";
+    let place = small(64, job);
     let ended = place.run(&["train", "job.yaml"]).with_code(0);
     ended.saying("rank 0: out of memory in step 1: micro-batches of 32 became ");
     for rank in 0..2 {
@@ -32,10 +32,11 @@ fn what_runs_out_of_memory_steps_down_and_keeps_its_target() {
     nothing_left(&place);
 
     // With gradients that are sent early it is mended in place or by a new start, depending on where it runs out.
-    place.run(&["train", "job.yaml", "args.overlap=true"]).with_code(0).saying("done in");
-    let steps = told(&place, 1, "step");
+    let early = small(64, job);
+    early.run(&["train", "job.yaml", "args.overlap=true"]).with_code(0).saying("done in");
+    let steps = told(&early, 1, "step");
     assert_eq!(steps.last().map(|step| &step["images"]), Some(&32.into()), "{steps:?}");
-    nothing_left(&place);
+    nothing_left(&early);
 
     // Whoever says how many images a device takes at once is told that they do not fit.
     place
