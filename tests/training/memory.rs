@@ -99,3 +99,33 @@ fn the_native_trainer_with_overlap_goes_on_from_its_last_state() {
     let from = went_on(&place, 1, 8);
     assert!((2..=4).contains(&from), "went on from step {from}");
 }
+
+#[test]
+fn a_cap_on_the_official_trainer_is_kept_by_new_starts() {
+    needs_engine!();
+    let place = Place::new();
+    place.run(&["dataset", "shapes", "shapes", "--images", "128", "--imgsz", "160"]).with_code(0);
+    place.write(
+        "job.yaml",
+        "name: t\ntrainer: ultralytics\ndata: shapes/data.yaml\nimgsz: 160\nepochs: 2\nbatch: 128\n\
+         device: [{memory: 1800MiB}, {memory: 4GiB}]\nargs: {plots: false}\n",
+    );
+    // What one process has room for in training need not be enough for its validation: each phase may ask for a start of its own.
+    place.run(&["train", "job.yaml"]).with_code(0).saying("rank 0 ran out of memory with micro-batches of 64");
+    nothing_left(&place);
+    let attempts = place.journal();
+    let attempts = entries(&attempts, "attempt");
+    let (last, failed) = attempts.split_last().expect("attempts");
+    assert_eq!(last["detail"]["failures"], json!([]));
+    for attempt in failed {
+        let failures = attempt["detail"]["failures"].as_array().expect("failures");
+        assert!(failures.iter().any(|failure| failure["class"] == "out_of_memory.device"), "{attempt}");
+    }
+    eprintln!("micro-batches of {} in the end", last["detail"]["ranks"][0]["micro_batches"][0]);
+    for rank in 0..2 {
+        let steps = place.events(rank).into_iter().map(|record| record["event"].clone());
+        let images: Vec<Value> =
+            steps.filter(|event| event["kind"] == "step").map(|step| step["images"].clone()).collect();
+        assert!(images.len() >= 2 && images.iter().all(|images| *images == 64), "{images:?}");
+    }
+}

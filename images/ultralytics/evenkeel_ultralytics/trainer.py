@@ -1,6 +1,7 @@
 """The trainer class: Ultralytics' own loop with rank, world and the cut of a step from outside."""
 
 import contextlib
+import csv
 import hashlib
 import os
 import resource
@@ -175,6 +176,15 @@ class Trainer(DetectionTrainer):
     def advice(self):
         lower = f"a lower `args.lr0` (now {self.args.lr0}; it counts only with an `args.optimizer` of your choice)"
         return f"try `args.amp: false` or {lower}" if self.amp else f"try {lower}"
+
+    def read_results_csv(self):
+        """The table by column, for a checkpoint. The package reads it with polars, whose allocator asks for more than a capped device has."""
+        try:
+            with self.csv.open(encoding="utf-8", newline="") as file:
+                rows = list(csv.DictReader(file))
+        except OSError:
+            return {}
+        return {name: [float(row[name]) for row in rows] for name in (rows[0] if rows else {})}
 
     def save_model(self):
         with self.process.writing:
