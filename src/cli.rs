@@ -43,6 +43,8 @@ pub enum Command {
     Train(Train),
     /// Print what would run and why; start nothing.
     Plan(Plan),
+    /// Find out by trial steps what fits into the devices' memory, and plan with it.
+    Autobatch(Autobatch),
     /// List the devices of this machine.
     Devices(Devices),
     /// Build, pull, save and load the images that training runs in.
@@ -90,6 +92,23 @@ pub struct Plan {
     /// Plan for the devices in this file (as `evenkeel devices --json` prints them) instead of this machine's.
     #[arg(long, value_name = "FILE")]
     pub inventory: Option<PathBuf>,
+}
+
+/// `evenkeel autobatch`
+#[derive(Args, Debug)]
+pub struct Autobatch {
+    /// The job.
+    #[command(flatten)]
+    pub job: JobArgs,
+    /// Start nothing: tell what earlier trials found.
+    #[arg(long)]
+    pub dry_run: bool,
+    /// Try again, whatever earlier trials found.
+    #[arg(long, conflicts_with = "dry_run")]
+    pub again: bool,
+    /// Tell for all sizes of the job's model which of them fits with how many images at which image size.
+    #[arg(long)]
+    pub table: bool,
 }
 
 /// `evenkeel devices`

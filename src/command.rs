@@ -1,8 +1,10 @@
 //! The subcommands: each resolves its inputs and calls the stages in order.
 
+pub mod autobatch;
 pub mod dataset;
 pub mod devices;
 mod fetch;
+mod fitting;
 pub mod image;
 pub mod plan;
 pub mod init;
@@ -33,6 +35,7 @@ pub fn run(cli: Cli) -> Result<ExitCode, Failure> {
         match cli.command {
             Command::Train(args) => train::run(&args, &settings, screen, cli.json).await,
             Command::Plan(args) => plan::run(&args, &settings, cli.json),
+            Command::Autobatch(args) => autobatch::run(&args, &settings, screen, cli.json).await,
             Command::Devices(_) => devices::run(&settings, cli.json),
             Command::Image(command) => image::run(&command, &settings, screen, cli.json).await,
             Command::Dataset(command) => dataset::run(&command, cli.json),

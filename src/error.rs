@@ -58,6 +58,12 @@ impl Failure {
         self.code
     }
 
+    /// The error and its causes, as one line.
+    #[must_use]
+    pub fn message(&self) -> String {
+        chain(&*self.source)
+    }
+
     /// The message as a person reads it: the error, its causes, the hint.
     #[must_use]
     pub fn render(&self) -> String {

@@ -10,6 +10,7 @@ pub mod dataset;
 pub mod fetch;
 pub mod inventory;
 pub mod plan;
+pub mod fit;
 pub mod launch;
 pub mod agent;
 pub mod endpoint;

@@ -19,7 +19,8 @@ pub fn run(args: &cli::Plan, settings: &Settings, json: bool) -> Result<ExitCode
             Inventory::from_json(&text).map_err(|error| Failure::bad(named(error.into())))?
         }
     };
-    let prepared = prepare::job(&args.job, inventory, visible, false)?;
+    let mut prepared = prepare::job(&args.job, inventory, visible, false)?;
+    prepared.use_knowledge_of(settings)?;
     if json {
         print(&serde_json::to_string_pretty(&prepared.plan).expect("plain data"))?;
     } else {

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::time::{SystemTime, UNIX_EPOCH};
 
-use evenkeel_wire::trainer_job::{DataSet, TrainerJob};
+use evenkeel_wire::trainer_job::{DataSet, TrainerJob, Trial};
 use serde_json::Value;
 use sha2::{Digest, Sha256};
 
@@ -15,13 +15,17 @@ use crate::error::{ExitCode, Failure};
 use crate::image::{self, ImageName};
 use crate::inventory::lock::{self, DeviceLocks, Holder};
 use crate::inventory::ready::{self, EngineFacts};
-use crate::inventory::{CudaVersion, Device, DeviceId, DeviceRequest, Inventory, SelectOptions, select};
+use crate::inventory::{CudaVersion, Device, DeviceId, DeviceRequest, Inventory, SelectOptions, Selection, select};
 use crate::job::{self, Containers, Job, Micro, Network, OnOom, Origin, ResolvedJob, SplitWish, Trainer};
 use crate::launch::{Mount, RankDevice};
 use crate::output::Screen;
-use crate::plan::{self, Abilities, Plan};
+use crate::plan::{self, Abilities, Knowledge, Plan};
 use crate::record::{RecordError, RunDir};
 use crate::settings::Settings;
+
+mod known;
+
+pub use known::family;
 
 /// The CUDA that our images hold.
 const IMAGE_CUDA: CudaVersion = CudaVersion { major: 13, minor: 0 };
@@ -36,6 +40,9 @@ const SMOKE_STEPS: u32 = 4;
 pub struct Prepared {
     resolved: ResolvedJob,
     inventory: Inventory,
+    /// What the job gets, of which the plan may leave some idle.
+    selection: Selection,
+    /// Those that are used, in the order of the ranks.
     devices: Vec<Device>,
     /// The plan.
     pub plan: Plan,
@@ -63,6 +70,8 @@ pub struct Program {
     pub program: Vec<String>,
     /// Path of the preflight program, where the image holds one.
     pub preflight: Option<String>,
+    /// Whether its trainer makes trial steps when it is asked to.
+    pub trial: bool,
 }
 
 /// Reads the job, chooses from the inventory's devices and plans. `visible` is `CUDA_VISIBLE_DEVICES` where the inventory
@@ -76,24 +85,36 @@ pub fn job(args: &JobArgs, inventory: Inventory, visible: Option<&str>, smoke: b
     if smoke {
         quick_look(&mut resolved, u32::try_from(selection.devices.len()).unwrap_or(u32::MAX))?;
     }
+    let (plan, devices) = planned(&resolved, &inventory, &selection, smoke, None)?;
+    Ok(Prepared { resolved, inventory, selection, devices, plan, smoke, data: None, model: None, label_cache: None })
+}
+
+/// The plan, and the devices that it uses.
+fn planned(
+    resolved: &ResolvedJob,
+    inventory: &Inventory,
+    selection: &Selection,
+    smoke: bool,
+    knowledge: Option<&Knowledge>,
+) -> Result<(Plan, Vec<Device>), Failure> {
     let abilities = Abilities::of(resolved.job.trainer);
-    let mut plan = plan::plan(&resolved.job, &selection.devices, &abilities, None)?;
+    let mut plan = plan::plan(&resolved.job, &selection.devices, &abilities, knowledge)?;
     if smoke {
         for reason in &mut plan.reasons {
             *reason = reason.replace("as `batch.micro` says", "as `--smoke` has it");
         }
     }
-    plan.reasons.splice(0..0, selection.reasons);
+    plan.reasons.splice(0..0, selection.reasons.iter().cloned());
     plan.warnings.splice(0..0, resolved.notes.iter().cloned());
-    if ours {
+    if resolved.job.trainer != Trainer::Command {
         // What keeps it from training is said by a plan, too; only a training ends of it.
         let trouble = ready::check_cuda(&inventory.host, &selection.devices, IMAGE_CUDA);
         plan.warnings.extend(trouble.err().map(|trouble| trouble.to_string()));
     }
     // The ranks are in the order of the devices, of which any may be idle.
-    let used = |device: &Device| plan.ranks.iter().any(|rank| rank.device == device.id.to_string());
-    let devices = selection.devices.into_iter().filter(used).collect();
-    Ok(Prepared { resolved, inventory, devices, plan, smoke, data: None, model: None, label_cache: None })
+    let used = |device: &&Device| plan.ranks.iter().any(|rank| rank.device == device.id.to_string());
+    let devices = selection.devices.iter().filter(used).cloned().collect();
+    Ok((plan, devices))
 }
 
 /// One short epoch of small micro-batches, whatever the job says of the long run.
@@ -168,18 +189,22 @@ impl Prepared {
 
     /// Makes the folder in which our trainer keeps what it finds of the data set's files. Without one it looks at them every time.
     pub fn make_label_cache(&mut self, settings: &Settings) {
-        let Some(data) = self.data.as_ref().filter(|_| self.resolved.job.trainer == Trainer::Native) else { return };
-        // One for each place on this machine: inside containers all sets lie at the same one.
+        let Some(name) = self.place_of_data().filter(|_| self.resolved.job.trainer == Trainer::Native) else { return };
+        let folder = settings.cache.join("labels").join(name);
+        let made = folder.to_str().is_some() && std::fs::create_dir_all(&folder).is_ok();
+        self.label_cache = made.then(|| std::path::absolute(&folder).unwrap_or(folder));
+    }
+
+    /// A name for the data's place on this machine: inside containers all sets lie at the same one.
+    fn place_of_data(&self) -> Option<String> {
+        let data = self.data.as_ref()?;
         let mut digest = Sha256::new();
         for mount in &data.mounts {
             digest.update(mount.source.as_os_str().as_encoded_bytes());
             digest.update([0]);
         }
         digest.update(data.data.path.as_bytes());
-        let name: String = digest.finalize().iter().take(8).map(|byte| format!("{byte:02x}")).collect();
-        let folder = settings.cache.join("labels").join(name);
-        let made = folder.to_str().is_some() && std::fs::create_dir_all(&folder).is_ok();
-        self.label_cache = made.then(|| std::path::absolute(&folder).unwrap_or(folder));
+        Some(digest.finalize().iter().take(8).map(|byte| format!("{byte:02x}")).collect())
     }
 
     fn tell_warnings(&self, screen: &Screen) {
@@ -262,14 +287,7 @@ impl Prepared {
         } else if let Some(name) = &job.image {
             image::find_own(engine, name, &mut progress).await?
         } else {
-            // What trains natively on a CPU is small; on GPUs CUDA's libraries are most of any image, and this one has them all.
-            let on_gpus = self.devices.iter().any(|device| device.id.uuid().is_some());
-            let name = match job.trainer {
-                Trainer::Native if !on_gpus => ImageName::Worker,
-                Trainer::Native | Trainer::Ultralytics => ImageName::Ultralytics,
-                Trainer::Command => ImageName::Worker,
-            };
-            image::ensure(engine, name, &options, &mut progress).await?
+            image::ensure(engine, self.own_image(), &options, &mut progress).await?
         };
         let image = ready.image;
         let mut program = job.entrypoint.clone().unwrap_or_else(|| image.entrypoint.clone());
@@ -289,7 +307,19 @@ impl Prepared {
             Containers::PerDevice => image.labels.get("evenkeel.preflight").cloned(),
             Containers::PerHost => None,
         };
-        Ok(Program { image: ready.name, id: image.id, program, preflight })
+        let trial = image.labels.contains_key("evenkeel.trial");
+        Ok(Program { image: ready.name, id: image.id, program, preflight, trial })
+    }
+
+    /// The image of ours that a job runs in which names none.
+    fn own_image(&self) -> ImageName {
+        // What trains natively on a CPU is small; on GPUs CUDA's libraries are most of any image, and this one has them all.
+        let on_gpus = self.devices.iter().any(|device| device.id.uuid().is_some());
+        match self.job().trainer {
+            Trainer::Native if !on_gpus => ImageName::Worker,
+            Trainer::Native | Trainer::Ultralytics => ImageName::Ultralytics,
+            Trainer::Command => ImageName::Worker,
+        }
     }
 
     /// Takes the job's devices; they are free again when the value is dropped or the process ends.
@@ -314,10 +344,17 @@ impl Prepared {
         Ok(())
     }
 
-    /// Writes what a generation begins with: its plan, and what trainers are told.
-    pub fn write_generation(&self, run: &RunDir, generation: u32, plan: &Plan) -> Result<(), Failure> {
+    /// Writes what a generation begins with: its plan, and what trainers are told, a trial or a training.
+    pub fn write_generation(
+        &self,
+        run: &RunDir,
+        generation: u32,
+        plan: &Plan,
+        trial: Option<&Trial>,
+    ) -> Result<(), Failure> {
         run.write("plan.json", &pretty(plan))?;
-        run.write("job.json", &pretty(&self.trainer_job(run, generation, plan)))?;
+        let told = TrainerJob { trial: trial.cloned(), ..self.trainer_job(run, generation, plan) };
+        run.write("job.json", &pretty(&told))?;
         Ok(())
     }
 
@@ -349,6 +386,7 @@ impl Prepared {
             output: evenkeel_wire::path::OUTPUT.to_owned(),
             label_cache: self.label_cache.as_ref().map(|_| evenkeel_wire::path::LABEL_CACHE.to_owned()),
             amp: plan.amp.map(|amp| amp.name().to_owned()),
+            trial: None,
             max_images: self.smoke.then_some(target_batch * SMOKE_STEPS),
             args: job.args.clone(),
         }

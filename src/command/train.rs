@@ -1,6 +1,6 @@
 //! `evenkeel train`: from a job file to a record.
 
-mod generation;
+pub(super) mod generation;
 mod heard;
 
 use std::path::Path;
@@ -24,6 +24,7 @@ use crate::settings::Settings;
 use crate::signal::Signals;
 use crate::watch::WatchError;
 
+use super::fitting::{self, Fitted};
 use super::prepare::{self, Prepared};
 use generation::Generation;
 
@@ -33,7 +34,7 @@ pub async fn run(args: &cli::Train, settings: &Settings, mut screen: Screen, jso
     // Before the signals are ours: whoever waits for a job or data on a slow disk can end us as any program.
     let prepared = plan(args, settings, &screen)?;
     let mut signals = Signals::take().map_err(|error| Failure::new(ExitCode::MachineNotReady, error))?;
-    let ready = tokio::select! {
+    let mut ready = tokio::select! {
         ready = get_ready(prepared, settings, &mut screen) => ready?,
         signal = stopped(&mut signals) => {
             screen.clear();
@@ -41,6 +42,17 @@ pub async fn run(args: &cli::Train, settings: &Settings, mut screen: Screen, jso
             return Ok(interrupted(signal));
         }
     };
+    if ready.prepared.wants_fit() && !ready.prepared.is_known() {
+        // Weights and data may have been fetched only now.
+        ready.prepared.use_knowledge(settings)?;
+        if ready.prepared.is_known() {
+            screen.line(ready.prepared.describe().trim_end());
+        } else if let Some(signal) = fit_first(&mut ready, settings, &mut signals, &mut screen).await? {
+            screen.clear();
+            say("stopped before the training began");
+            return Ok(interrupted(signal));
+        }
+    }
     let finished = train(&ready, settings, &mut signals, &mut screen, json).await;
     screen.clear();
     let (outcome, mut run) = finished?;
@@ -59,12 +71,35 @@ fn plan(args: &cli::Train, settings: &Settings, screen: &Screen) -> Result<Prepa
     let mut prepared = prepare::job(&args.job, inventory, settings.cuda_visible_devices.as_deref(), args.smoke)?;
     prepared.find(screen)?;
     prepared.check_paths()?;
-    screen.line(prepared.describe().trim_end());
+    prepared.use_knowledge(settings)?;
+    if prepared.is_known() || !prepared.wants_fit() {
+        screen.line(prepared.describe().trim_end());
+    }
     Ok(prepared)
 }
 
+/// Finds out what fits before the training is planned. Where that is not possible, it begins with micro-batches that fit mostly, and steps down
+/// from there. The signal is what ended it.
+async fn fit_first(
+    ready: &mut Ready,
+    settings: &Settings,
+    signals: &mut Signals,
+    screen: &mut Screen,
+) -> Result<Option<Signal>, Failure> {
+    match fitting::fit(ready, settings, signals, screen).await? {
+        Fitted::Found(_) => {}
+        Fitted::Stopped(signal) => return Ok(Some(signal)),
+        Fitted::Impossible(why) => {
+            let ready = &mut ready.prepared;
+            ready.begin_ladder(&why);
+        }
+    }
+    screen.line(ready.prepared.describe().trim_end());
+    Ok(None)
+}
+
 /// The next signal that asks for an end. A lost terminal is none.
-async fn stopped(signals: &mut Signals) -> Signal {
+pub(super) async fn stopped(signals: &mut Signals) -> Signal {
     loop {
         match signals.next().await {
             Signal::Hangup => {}
@@ -73,7 +108,7 @@ async fn stopped(signals: &mut Signals) -> Signal {
     }
 }
 
-fn interrupted(signal: Signal) -> ExitCode {
+pub(super) fn interrupted(signal: Signal) -> ExitCode {
     match signal {
         Signal::Interrupt | Signal::Quit => ExitCode::Interrupted,
         Signal::Terminate | Signal::Hangup => ExitCode::Terminated,
@@ -81,15 +116,19 @@ fn interrupted(signal: Signal) -> ExitCode {
 }
 
 /// Everything that is decided and there before the first container is created.
-struct Ready {
-    prepared: Prepared,
+pub(super) struct Ready {
+    pub prepared: Prepared,
     engine: Engine,
     traits: EngineTraits,
-    image: prepare::Program,
+    pub image: prepare::Program,
 }
 
 /// What could refuse the job comes first, what takes gigabytes last.
-async fn get_ready(mut prepared: Prepared, settings: &Settings, screen: &mut Screen) -> Result<Ready, Failure> {
+pub(super) async fn get_ready(
+    mut prepared: Prepared,
+    settings: &Settings,
+    screen: &mut Screen,
+) -> Result<Ready, Failure> {
     let engine = super::connect(settings).await?;
     let info = engine.info().await?;
     prepared.check_machine(settings, &info)?;
@@ -110,7 +149,7 @@ async fn get_ready(mut prepared: Prepared, settings: &Settings, screen: &mut Scr
 
 /// How a run ended.
 #[derive(Debug)]
-enum Outcome {
+pub(super) enum Outcome {
     Done,
     Stopped(Signal),
     Failed(Diagnosis),
@@ -168,8 +207,8 @@ async fn train(
     let mut number = 1;
     let mut incomplete = Vec::new();
     let (outcome, ended) = loop {
-        prepared.write_generation(&run, number, &plan)?;
-        let generation = Generation { ready, settings, files: &files, run: &run, number, plan: &plan };
+        let generation =
+            Generation { ready, settings, files: &files, run: &run, number, plan: &plan, trial: None, capped: true };
         let mut ended = generation.launch(&mut journal, signals, screen).await?;
         incomplete.append(&mut ended.incomplete);
         incomplete.extend(ended.unwritten.iter().cloned());

@@ -29,8 +29,20 @@ impl Plan {
             return None;
         }
         let given = self.micro_batch_of(rank);
-        let too_large = |rank: &Rank| rank.micro_batches.first() == Some(&given);
-        let size = (1..=failed / 2)
+        self.cut_again(failed / 2, |rank| rank.micro_batches.first() == Some(&given))
+    }
+
+    /// The same images on every rank in micro-batches of at most `limit`, from 1; nothing for a program that batches as it likes.
+    #[must_use]
+    pub fn at_most(&self, limit: u32) -> Option<Self> {
+        self.target_batch?;
+        self.cut_again(limit, |rank| rank.micro_batches.first().is_some_and(|micro| *micro > limit))
+    }
+
+    /// Cuts the shares of those ranks again that are `too_large`, alike.
+    fn cut_again(&self, limit: u32, too_large: impl Fn(&Rank) -> bool) -> Option<Self> {
+        let images = |rank: &Rank| rank.micro_batches.iter().sum::<u32>();
+        let size = (1..=limit)
             .rev()
             .find(|size| self.ranks.iter().filter(|rank| too_large(rank)).all(|rank| images(rank) % size == 0))?;
         let mut finer = self.clone();
@@ -102,6 +114,14 @@ mod tests {
     fn ranks_of_another_size_keep_theirs() {
         assert_eq!(cut(&plan(&[&[16], &[4, 4]]).without(0, 16).expect("fits")), [[8, 8], [4, 4]]);
         assert_eq!(cut(&plan(&[&[16], &[4, 4]]).without(1, 4).expect("fits")), [vec![16], vec![2; 4]]);
+    }
+
+    #[test]
+    fn only_what_is_too_large_is_cut() {
+        assert_eq!(cut(&plan(&[&[64, 64], &[8]]).at_most(32).expect("cut")), [vec![32; 4], vec![8]]);
+        assert_eq!(cut(&plan(&[&[100], &[100]]).at_most(32).expect("cut")), [[25; 4], [25; 4]]);
+        let small = plan(&[&[16], &[16]]);
+        assert_eq!(cut(&small.at_most(32).expect("as it is")), cut(&small));
     }
 
     #[test]

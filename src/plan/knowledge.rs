@@ -16,6 +16,9 @@ pub struct Knowledge {
     pub labels: u32,
     /// Seconds of the all-reduce of a step.
     pub all_reduce_seconds: f64,
+    /// Share of a device's memory that a plan leaves free, from 0 to 1: as far as predictions were seen to be wrong.
+    #[serde(default)]
+    pub reserve: f64,
     /// The same job a little lighter, the nearest first: what to propose when it does not fit.
     pub lighter: Vec<Lighter>,
 }
@@ -48,6 +51,19 @@ pub struct Lighter {
 }
 
 impl Knowledge {
+    /// Of a device's memory what a plan may use.
+    #[must_use]
+    pub fn usable(&self, budget: u64) -> u64 {
+        #[expect(
+            clippy::cast_precision_loss,
+            clippy::cast_possible_truncation,
+            clippy::cast_sign_loss,
+            reason = "at most the budget"
+        )]
+        let reserved = (budget as f64 * self.reserve.clamp(0.0, 1.0)) as u64;
+        budget.saturating_sub(reserved)
+    }
+
     /// What is known of a kind; of one that was never seen: nothing.
     #[must_use]
     pub fn of(&self, kind: &Kind) -> Known {

@@ -28,14 +28,22 @@ constexpr size_t kLarge = size_t(1) << 20;
 constexpr size_t kTiny = 4096;
 
 struct Header {
-  size_t bytes;  // of the whole block
+  size_t bytes;    // of the whole block
+  size_t counted;  // of them, those that were asked for
 };
 static_assert(sizeof(Header) <= kAlignment);
 
-// Sizes in steps of an eighth, so that a block fits many requests and wastes at most an eighth.
+// What counts of a request: whole pages, or the little that it is. Not the block that serves it, or twice the images would take more or less
+// than twice the memory, and nobody could say beforehand what fits.
+size_t pages(size_t bytes) {
+  const size_t step = bytes < kLarge ? kAlignment : 4096;
+  return (bytes + step - 1) / step * step;
+}
+
+// Sizes of blocks, in steps of an eighth, so that one fits many requests. The kernel gives a new one's end only to who touches it.
 size_t rounded(size_t bytes) {
   if (bytes < kLarge) {
-    return (bytes + kAlignment - 1) / kAlignment * kAlignment;
+    return pages(bytes);
   }
   size_t step = kLarge / 8;
   while (step * 16 < bytes) {
@@ -67,6 +75,11 @@ class Counting final : public c10::Allocator {
     *kept = kept_;
   }
 
+  void forget_peak() {
+    std::lock_guard<std::mutex> guard(lock_);
+    peak_ = in_use_;
+  }
+
   void fail_after(uint64_t allocations) {
     std::lock_guard<std::mutex> guard(lock_);
     // The one after those fails.
@@ -89,7 +102,7 @@ class Counting final : public c10::Allocator {
   void* take(size_t wanted) {
     // An overflow of the sum is no size that anything has.
     TORCH_CHECK_WITH(OutOfMemoryError, wanted < SIZE_MAX / 2, "CPU device out of memory: tried to allocate ", wanted, " bytes");
-    size_t bytes = rounded(wanted + kAlignment);
+    size_t bytes = rounded(wanted + kAlignment), counted = pages(wanted + kAlignment);
     std::unique_lock<std::mutex> guard(lock_);
     if (failing_ > 0 && --failing_ == 0) {
       guard.unlock();
@@ -104,12 +117,12 @@ class Counting final : public c10::Allocator {
           free_.erase(found);
         }
         kept_ -= bytes;
-        return in_use(block, bytes);
+        return in_use(block, bytes, counted);
       }
     }
-    if (in_use_ + kept_ + bytes > cap_ && bytes >= kTiny) {
+    if (in_use_ + kept_ + counted > cap_ && bytes >= kTiny) {
       release();
-      if (in_use_ + bytes > cap_) {
+      if (in_use_ + counted > cap_) {
         auto used = in_use_, cap = cap_;
         guard.unlock();
         refuse(wanted, used, " of ", cap, " bytes are in use");
@@ -124,22 +137,22 @@ class Counting final : public c10::Allocator {
       guard.unlock();
       refuse(wanted, "the system has no more");
     }
-    return in_use(block, bytes);
+    return in_use(block, bytes, counted);
   }
 
   // Under the lock.
-  void* in_use(void* block, size_t bytes) {
-    new (block) Header{bytes};
-    in_use_ += bytes;
+  void* in_use(void* block, size_t bytes, size_t counted) {
+    new (block) Header{bytes, counted};
+    in_use_ += counted;
     peak_ = std::max(peak_, in_use_);
     return static_cast<char*>(block) + kAlignment;
   }
 
   void take_back(void* data) {
     void* block = static_cast<char*>(data) - kAlignment;
-    size_t bytes = static_cast<Header*>(block)->bytes;
+    auto [bytes, counted] = *static_cast<Header*>(block);
     std::lock_guard<std::mutex> guard(lock_);
-    in_use_ -= bytes;
+    in_use_ -= counted;
     if (bytes < kLarge) {
       std::free(block);
       return;
@@ -204,6 +217,8 @@ void ek_allocator_install(uint64_t cap) {
 }
 
 void ek_allocator_usage(uint64_t* in_use, uint64_t* peak, uint64_t* kept) { Counting::get().usage(in_use, peak, kept); }
+
+void ek_allocator_forget_peak() { Counting::get().forget_peak(); }
 
 void ek_allocator_fail_after(uint64_t allocations) { Counting::get().fail_after(allocations); }
 }

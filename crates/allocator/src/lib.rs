@@ -4,20 +4,21 @@
 //! RLIMIT_DATA cannot do this: freed memory stays in the heap and counts on, and whatever else allocates meets the limit as well. What
 //! libtorch does not allocate as tensors (oneDNN's scratch memory, threads' stacks, this program's own data) is not counted here.
 
-/// Bytes that tensors take; blocks are rounded up by an eighth at most.
+/// Bytes that tensors take, in whole pages where they are large.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Usage {
     /// In use now.
     pub in_use: u64,
     /// The most that were in use at once.
     pub peak: u64,
-    /// Kept for reuse.
+    /// Kept for reuse, in blocks that may be an eighth larger than what they were taken for.
     pub kept: u64,
 }
 
 unsafe extern "C" {
     fn ek_allocator_install(cap: u64);
     fn ek_allocator_usage(in_use: *mut u64, peak: *mut u64, kept: *mut u64);
+    fn ek_allocator_forget_peak();
     fn ek_allocator_fail_after(allocations: u64);
 }
 
@@ -36,6 +37,12 @@ pub fn usage() -> Usage {
     // SAFETY: three numbers are written to three numbers that outlive the call; the allocator has a lock.
     unsafe { ek_allocator_usage(&mut in_use, &mut peak, &mut kept) };
     Usage { in_use, peak, kept }
+}
+
+/// Has [`Usage::peak`] begin anew, with what is in use now.
+pub fn forget_peak() {
+    // SAFETY: sets a number under the allocator's lock.
+    unsafe { ek_allocator_forget_peak() }
 }
 
 /// Lets so many more allocations succeed, and the one after them fail, once, however small it is: for tests of what happens then.

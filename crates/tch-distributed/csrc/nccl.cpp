@@ -2,6 +2,7 @@
 // with this feature starts where neither a GPU nor libtorch_cuda is installed.
 #include <chrono>
 
+#include <c10/cuda/CUDACachingAllocator.h>
 #include <torch/csrc/distributed/c10d/ProcessGroupNCCL.hpp>
 
 #include "guard.h"
@@ -28,5 +29,26 @@ extern "C" __attribute__((visibility("default"))) tchd_status tchd_nccl_backend(
     // Connects now, so that a failure to connect is met here and not in the first collective.
     group->eagerConnectSingleDevice(bound);
     *out = group.release();
+  });
+}
+
+// Bytes on a CUDA device: all, free, reserved by libtorch for tensors, and the most that were. `forget` has the last begin anew, with nothing reserved that
+// no tensor uses.
+extern "C" __attribute__((visibility("default"))) tchd_status tchd_cuda_memory_of(int32_t device, bool forget, uint64_t* out) noexcept {
+  return guard([&] {
+    namespace allocator = c10::cuda::CUDACachingAllocator;
+    const auto index = static_cast<c10::DeviceIndex>(device);
+    const c10::cuda::CUDAGuard current(index);
+    if (forget) {
+      allocator::emptyCache();
+      allocator::resetPeakStats(index);
+    }
+    size_t available = 0, all = 0;
+    C10_CUDA_CHECK(cudaMemGetInfo(&available, &all));
+    const auto& reserved = allocator::getDeviceStats(index).reserved_bytes[0];
+    out[0] = all;
+    out[1] = available;
+    out[2] = static_cast<uint64_t>(reserved.current);
+    out[3] = static_cast<uint64_t>(reserved.peak);
   });
 }

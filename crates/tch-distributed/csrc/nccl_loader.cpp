@@ -15,6 +15,7 @@
 namespace {
 
 using Make = tchd_status (*)(const tchd_store*, int32_t, int32_t, int32_t, bool, int64_t, c10d::Backend**);
+using Memory = tchd_status (*)(int32_t, bool, uint64_t*);
 
 // The reason why something that is there elsewhere is not here.
 struct Missing : c10::NotImplementedError {
@@ -27,12 +28,13 @@ std::string reason_of_errno(const char* doing) {
 
 std::mutex mutex;
 Make loaded = nullptr;
+Memory memory = nullptr;
 
 // Stays loaded: libtorch keeps pointers into it.
-Make load(tchd_slice library) {
+void load(tchd_slice library) {
   std::lock_guard<std::mutex> lock(mutex);
   if (loaded != nullptr) {
-    return loaded;
+    return;
   }
   const int file = ::memfd_create("tchd_nccl", MFD_CLOEXEC);
   if (file < 0) {
@@ -53,11 +55,15 @@ Make load(tchd_slice library) {
   if (handle == nullptr) {
     throw Missing(reason == nullptr ? "dlopen gave no reason" : reason);
   }
-  loaded = reinterpret_cast<Make>(::dlsym(handle, "tchd_nccl_backend"));
-  if (loaded == nullptr) {
-    throw Missing("the library has no tchd_nccl_backend");
-  }
-  return loaded;
+  const auto find = [&](const char* name) {
+    void* symbol = ::dlsym(handle, name);
+    if (symbol == nullptr) {
+      throw Missing(std::string("the NCCL part has no ") + name);
+    }
+    return symbol;
+  };
+  memory = reinterpret_cast<Memory>(find("tchd_cuda_memory_of"));
+  loaded = reinterpret_cast<Make>(find("tchd_nccl_backend"));
 }
 
 } // namespace
@@ -85,4 +91,16 @@ extern "C" tchd_status tchd_group_nccl(const tchd_store* store, int32_t rank, in
     auto inner = c10::intrusive_ptr<c10d::Backend>::reclaim(backend);
     *out = new tchd_group{std::move(inner), nullptr};
   });
+}
+
+extern "C" tchd_status tchd_cuda_memory(int32_t device, bool forget, uint64_t* out) noexcept {
+  Memory ask = nullptr;
+  {
+    std::lock_guard<std::mutex> lock(mutex);
+    ask = memory;
+  }
+  if (ask == nullptr) {
+    return tchd::guard([] { throw Missing("the NCCL part is not loaded"); });
+  }
+  return ask(device, forget, out);
 }

@@ -191,6 +191,8 @@ unsafe extern "C" {
         wait_all_ranks: bool,
     ) -> Status;
     #[cfg(feature = "nccl")]
+    pub(crate) fn tchd_cuda_memory(device: i32, forget: bool, out: *mut u64) -> Status;
+    #[cfg(feature = "nccl")]
     pub(crate) fn tchd_nccl_load(library: Slice) -> Status;
     #[cfg(feature = "nccl")]
     pub(crate) fn tchd_group_nccl(

@@ -67,7 +67,7 @@ pub use ddp::{Compression, Ddp, DdpOptions, Outputs, Peers};
 pub use error::{Error, Result};
 pub use group::{Backend, GlooOptions, Interface, ProcessGroup};
 #[cfg(feature = "nccl")]
-pub use nccl::NcclOptions;
+pub use nccl::{CudaMemory, NcclOptions, cuda_memory};
 pub use reduce::ReduceOp;
 pub use store::Store;
 pub use sync_batch_norm::{SyncBatchNorm, SyncGroup};

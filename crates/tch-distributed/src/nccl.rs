@@ -31,6 +31,44 @@ impl NcclOptions {
     }
 }
 
+/// Loads the library; doing it again does nothing.
+fn load() -> Result<()> {
+    crate::load_cuda()?;
+    // SAFETY: the library's bytes live as long as the program. It is our own, and loading it runs nothing but the
+    // initialisers of libtorch's headers.
+    ffi::check(unsafe { ffi::tchd_nccl_load(Slice::new(LIBRARY)) }, || "load the NCCL part".into())
+}
+
+/// Memory of a CUDA device, in bytes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct CudaMemory {
+    /// All of it.
+    pub total: u64,
+    /// What nobody uses.
+    pub free: u64,
+    /// What this process's libtorch holds for tensors.
+    pub reserved: u64,
+    /// The most that it held.
+    pub reserved_peak: u64,
+}
+
+/// What CUDA device `device` has, and what libtorch holds of it. With `forget` it first gives back what no tensor uses, and
+/// [`CudaMemory::reserved_peak`] begins anew.
+///
+/// # Errors
+///
+/// [`Error::Unsupported`] where libtorch's CUDA libraries are missing, or CUDA's own error.
+pub fn cuda_memory(device: u32, forget: bool) -> Result<CudaMemory> {
+    load()?;
+    let index = i32::try_from(device).map_err(|_| Error::InvalidArgument(format!("CUDA device {device}")))?;
+    let mut found = [0; 4];
+    // SAFETY: four numbers are written to four numbers that outlive the call.
+    let status = unsafe { ffi::tchd_cuda_memory(index, forget, found.as_mut_ptr()) };
+    ffi::check(status, || format!("memory of CUDA device {device}"))?;
+    let [total, free, reserved, reserved_peak] = found;
+    Ok(CudaMemory { total, free, reserved, reserved_peak })
+}
+
 impl ProcessGroup {
     /// Connects `world_size` ranks by NCCL, each with a GPU of its own. Blocks until all are connected. Groups that share a
     /// store need a [`Store::prefix`] each. Loads libtorch's CUDA half first, as [`load_cuda`](crate::load_cuda) does; a
@@ -43,10 +81,7 @@ impl ProcessGroup {
     /// ranks do not connect.
     pub fn nccl(store: &Store, rank: u32, world_size: u32, options: &NcclOptions) -> Result<Self> {
         let (raw_rank, raw_size) = ranks(rank, world_size)?;
-        crate::load_cuda()?;
-        // SAFETY: the library's bytes live as long as the program. It is our own, and loading it runs nothing but the
-        // initialisers of libtorch's headers.
-        ffi::check(unsafe { ffi::tchd_nccl_load(Slice::new(LIBRARY)) }, || "load the NCCL part".into())?;
+        load()?;
         let devices = tch::Cuda::device_count();
         if devices < 1 {
             return Err(Error::Unsupported("NCCL: libtorch sees no GPU".into()));

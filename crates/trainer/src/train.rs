@@ -4,11 +4,13 @@
 mod failing;
 mod group;
 mod job;
+mod memory;
 mod output;
 mod pictures;
 mod progress;
 mod run;
 mod stop;
+mod trial;
 
 use std::process::ExitCode;
 
@@ -129,6 +131,10 @@ pub fn main(doing: Doing) -> ExitCode {
     };
     // Steps and validations recover by themselves; this is for what comes before and between.
     let outcome = attempt(|| match doing {
+        Doing::Training if job.told.trial.is_some() => {
+            let trial = job.told.trial.clone().unwrap_or_default();
+            trial::run(&environment, &job, &trial, &events, &stop)
+        }
         Doing::Training => run::run(&environment, &job, &events, &stop),
         Doing::Validation => run::validation(&environment, &job, &events),
     })

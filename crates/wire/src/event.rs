@@ -122,6 +122,32 @@ pub enum Event {
         /// Whether this is the best so far.
         best: bool,
     },
+    /// In a trial: what a rank needs before its first image, in bytes.
+    Fixed {
+        /// The device's runtime and the communication, as far as it is known; 0 on a CPU device.
+        context_bytes: u64,
+        /// The weights and their running average.
+        weights_bytes: u64,
+        /// Gradients and the optimizer's state.
+        gradients_and_optimizer_bytes: u64,
+    },
+    /// In a trial: a micro-batch, or a batch of a validation, that was tried.
+    Tried {
+        /// Whether it was one of a validation.
+        validation: bool,
+        /// Images.
+        images: u32,
+        /// The most labels in one of them.
+        labels: u32,
+        /// Side of the square image in pixels.
+        imgsz: u32,
+        /// The most memory of the rank meanwhile; absent: it was not enough.
+        peak_bytes: Option<u64>,
+        /// Seconds of its forward and backward pass; of its forward pass in a validation.
+        seconds: f64,
+        /// Seconds of all else that a step consists of, waiting for peers included; 0 in a validation.
+        reduce_seconds: f64,
+    },
     /// The trainer knows why it fails.
     Failure {
         /// Class of the failure.

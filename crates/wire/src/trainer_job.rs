@@ -47,12 +47,27 @@ pub struct TrainerJob {
     pub amp: Option<String>,
     /// At most this many training and validation images; absent: all (a quick look uses few).
     pub max_images: Option<u32>,
+    /// Trial steps in place of a training; absent: a training.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub trial: Option<Trial>,
     /// The trainer's own settings (`lr0`, `mosaic`, `amp`, ...), as JSON values.
     pub args: BTreeMap<String, Value>,
 }
 
 fn yes() -> bool {
     true
+}
+
+/// What to find out before a training: how much memory micro-batches need on each rank, and how long they take. All ranks take part, as in
+/// the training; each tells what it finds in events, and leaves nothing behind.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Trial {
+    /// Images of the micro-batch to try, by rank. Empty: every rank tries one image, then twice as many each time.
+    pub sizes: Vec<u32>,
+    /// Bytes that a rank which looks for sizes may be expected to need for the next one, by rank; absent: as many as there are.
+    pub limits: Vec<Option<u64>>,
+    /// Images of the largest micro-batch worth a try.
+    pub most: u32,
 }
 
 /// A YOLO-format data set, resolved by the controller: folders, image files or lists of image files.

@@ -11,6 +11,7 @@ mod cut;
 mod scaler;
 
 use std::ops::Range;
+use std::time::{Duration, Instant};
 
 use tch::{Device, Kind, Tensor};
 use tch_distributed::{Ddp, DdpOptions, Error};
@@ -69,6 +70,8 @@ pub struct Training<'t> {
     pub cut: Cut,
     /// Whether the cut may become finer where memory runs out.
     pub may_step_down: bool,
+    /// Whether [`Report::computing`] waits for a GPU, which goes on alone otherwise.
+    pub timed: bool,
     /// The loss scale of mixed precision in IEEE's half floats.
     pub scaler: Option<Scaler>,
     half: Option<Half>,
@@ -148,6 +151,8 @@ pub struct Report {
     pub step_downs: Vec<StepDown>,
     /// Whether a rank was asked to end.
     pub stop: bool,
+    /// How long this rank computed its micro-batches, before it met the others; with overlap all but the last backward pass.
+    pub computing: Duration,
 }
 
 /// A micro-batch whose backward pass is still to come.
@@ -179,6 +184,7 @@ impl<'t> Training<'t> {
             sum,
             cut,
             may_step_down,
+            timed: false,
             scaler: None,
             half: None,
             overlap: None,
@@ -224,17 +230,22 @@ impl<'t> Training<'t> {
     pub fn step(&mut self, step: u64, batch: &Batch, team: &Team, stop: bool) -> Result<Report, StepError> {
         let mut step_downs = Vec::new();
         let lost = |source| StepError::Team { step, source };
-        let (vote, pending) = loop {
+        let (vote, pending, computing) = loop {
+            let began = Instant::now();
             let outcome = attempt(|| self.compute(batch, team.rank()));
             let mut vote = vec![team.call(outcome.is_err()), i64::from(stop)];
             vote.extend(self.sum.seen());
+            if let (true, Device::Cuda(index)) = (self.timed, self.network.device()) {
+                tch::Cuda::synchronize(index as i64);
+            }
+            let computing = began.elapsed();
             let vote = team.largest(&vote).map_err(lost)?;
             if let Some(rank) = team.caller(vote[0]) {
                 step_downs.push(self.step_down(rank, outcome.err())?);
                 continue;
             }
             match self.sum.agree(&vote[2..]) {
-                Ok(()) => break (vote, outcome.ok().flatten()),
+                Ok(()) => break (vote, outcome.ok().flatten(), computing),
                 Err(Exceeded) => continue,
             }
         };
@@ -245,6 +256,7 @@ impl<'t> Training<'t> {
         let mut report = self.finish(step)?;
         report.step_downs = step_downs;
         report.stop = vote[1] > 0;
+        report.computing = computing;
         Ok(report)
     }
 
@@ -331,7 +343,15 @@ impl<'t> Training<'t> {
         let factor = factor / self.scaler.as_ref().map_or(1.0, |scaler| scaler.scale);
         let mut gradients = self.sum.gradients();
         let gradient = length(&gradients) * factor;
-        let report = Report { loss: terms.iter().sum(), terms, rates, gradient, step_downs: Vec::new(), stop: false };
+        let report = Report {
+            loss: terms.iter().sum(),
+            terms,
+            rates,
+            gradient,
+            step_downs: Vec::new(),
+            stop: false,
+            computing: Duration::ZERO,
+        };
         if !report.loss.is_finite() {
             return Err(StepError::Diverged { step, terms });
         }
@@ -393,8 +413,7 @@ impl Forward<'_> {
         let device = self.network.device();
         at(probe, Place::Forward);
         self.network.model.norms().clear();
-        let bytes = batch.images.narrow(0, images.start as i64, images.len() as i64);
-        let input = input(&bytes, device, self.settings.channels_last);
+        let input = input(&batch.images(images.clone()), device, self.settings.channels_last);
         let levels = {
             let _autocast = self.half.map(|half| Autocast::begin(half, device));
             self.network.model.forward(&input, true)

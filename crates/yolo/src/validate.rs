@@ -138,7 +138,7 @@ impl Part<'_> {
                 let end = images.min(done + self.batch);
                 let outcome = attempt(|| {
                     probe(Place::Validation);
-                    self.detect(&batch, done..end)
+                    detect(self.network, self.plan.settings, &batch, done..end)
                 });
                 match outcome {
                     Ok((tally, sums)) => {
@@ -154,30 +154,30 @@ impl Part<'_> {
         }
         Ok(problems)
     }
+}
 
-    /// What is found in some images of a batch, and the sums of the loss's terms.
-    fn detect(&self, batch: &Batch, range: Range<usize>) -> (Tally, [f64; 4]) {
-        let _guard = tch::no_grad_guard();
-        let settings = self.plan.settings;
-        let (device, length) = (self.network.device(), range.len() as i64);
-        let images = batch.images.narrow(0, range.start as i64, length);
-        let levels = self.network.model.forward(&input(&images, device, settings.channels_last), false);
-        let objects = &batch.objects[range];
-        let terms = loss(&levels, &Objects::new(objects, device), &Assignment::default());
-        let sums = Tensor::cat(&[terms.each(&gains(settings)), terms.scores.view(1)], 0).to_kind(Kind::Double);
-        let sums = Vec::<f64>::try_from(sums).expect("four numbers");
-        let limits = Limits {
-            confidence: settings.conf as f32,
-            overlap: settings.iou as f32,
-            detections: settings.max_det,
-            ..Limits::default()
-        };
-        let mut tally = Tally::new(self.network.model.classes() as usize);
-        for (found, objects) in detections(&levels, &limits).iter().zip(objects) {
-            tally.add(found, objects);
-        }
-        (tally, [sums[0], sums[1], sums[2], sums[3]])
+/// What is found in some images of a batch, and the sums of the loss's terms and their divisor.
+#[must_use]
+pub fn detect(network: &Network, settings: &Settings, batch: &Batch, range: Range<usize>) -> (Tally, [f64; 4]) {
+    let _guard = tch::no_grad_guard();
+    let device = network.device();
+    let images = input(&batch.images(range.clone()), device, settings.channels_last);
+    let levels = network.model.forward(&images, false);
+    let objects = &batch.objects[range];
+    let terms = loss(&levels, &Objects::new(objects, device), &Assignment::default());
+    let sums = Tensor::cat(&[terms.each(&gains(settings)), terms.scores.view(1)], 0).to_kind(Kind::Double);
+    let sums = Vec::<f64>::try_from(sums).expect("four numbers");
+    let limits = Limits {
+        confidence: settings.conf as f32,
+        overlap: settings.iou as f32,
+        detections: settings.max_det,
+        ..Limits::default()
+    };
+    let mut tally = Tally::new(network.model.classes() as usize);
+    for (found, objects) in detections(&levels, &limits).iter().zip(objects) {
+        tally.add(found, objects);
     }
+    (tally, [sums[0], sums[1], sums[2], sums[3]])
 }
 
 /// What the head's words mean: the detections of each image, surest first.

@@ -2,6 +2,7 @@
 
 use std::path::Path;
 
+use evenkeel_wire::trainer_job::Trial;
 use serde_json::json;
 
 use super::heard::Heard;
@@ -10,6 +11,7 @@ use crate::agent::Files;
 use crate::error::{self, Failure};
 use crate::event::Event;
 use crate::failure::{self, Memory};
+use crate::fit;
 use crate::job::{Job, Trainer};
 use crate::launch;
 use crate::output::{self, Screen};
@@ -30,6 +32,10 @@ pub struct Generation<'a> {
     /// From 1.
     pub number: u32,
     pub plan: &'a Plan,
+    /// Trial steps in place of a training.
+    pub trial: Option<&'a Trial>,
+    /// Whether CPU devices are held to the memory that the job gives them.
+    pub capped: bool,
 }
 
 /// A launch that is over.
@@ -37,6 +43,8 @@ pub struct Ended {
     state: RunState,
     ends: Vec<RankEnd>,
     memory: Memory,
+    /// What came of trial steps.
+    pub tried: fit::Heard,
     /// Bytes of each rank's log that earlier launches wrote.
     begins: Vec<u64>,
     /// Names of containers that the engine did not remove.
@@ -59,7 +67,11 @@ impl Generation<'_> {
     ) -> Result<Ended, Failure> {
         let prepared = &self.ready.prepared;
         let job = prepared.job();
-        let (devices, data) = (prepared.rank_devices(), prepared.data_mounts());
+        prepared.write_generation(self.run, self.number, self.plan, self.trial)?;
+        let (mut devices, data) = (prepared.rank_devices(), prepared.data_mounts());
+        if !self.capped {
+            devices.iter_mut().for_each(|device| device.memory_cap = None);
+        }
         let specs = launch::specs(&launch::Launch {
             job,
             plan: self.plan,
@@ -119,7 +131,8 @@ impl Generation<'_> {
             }
         }
         let incomplete = logs.into_iter().filter_map(|log| log.complaint).collect();
-        Ok(Ended { state, ends, memory, begins, left, incomplete, unwritten, limit_kept })
+        let tried = heard.trial;
+        Ok(Ended { state, ends, memory, tried, begins, left, incomplete, unwritten, limit_kept })
     }
 }
 
@@ -129,7 +142,7 @@ impl Ended {
         match (self.state.signal(), failure::diagnose(&self.ends, self.memory, |rank| self.end_of_log(run, rank))) {
             (Some(signal), _) => Outcome::Stopped(signal),
             (None, Some(diagnosis)) => Outcome::Failed(diagnosis),
-            (None, None) if job.trainer != Trainer::Command && !screen.has_steps() => {
+            (None, None) if job.trainer != Trainer::Command && !screen.has_steps() && self.tried.is_empty() => {
                 Outcome::Failed(failure::no_step())
             }
             (None, None) => Outcome::Done,

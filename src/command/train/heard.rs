@@ -6,6 +6,7 @@ use evenkeel_wire::Event as Told;
 use serde_json::{Value, json};
 
 use crate::event::Event;
+use crate::fit;
 use crate::plan::Plan;
 use crate::record::{self, RunDir};
 
@@ -22,6 +23,8 @@ pub struct Heard {
     step_downs: Vec<(u64, u32, u32, u32)>,
     /// Failures by rank: class and message.
     failures: BTreeMap<u32, (&'static str, String)>,
+    /// What came of trial steps.
+    pub trial: fit::Heard,
 }
 
 /// Whether a log is whole: a fact for the record, and a complaint for the person if it is not.
@@ -36,20 +39,26 @@ impl Heard {
     /// Takes note of an event.
     pub fn hear(&mut self, event: &Event) {
         let Event::Told { rank, record } = event else { return };
+        self.trial.hear(*rank, &record.event);
         match &record.event {
             seal @ Told::Exit { .. } => drop(self.seals.insert(*rank, seal.clone())),
             Told::Step { step, memory_bytes, .. } => {
                 self.last_step = self.last_step.max(Some(*step));
-                if let Some(bytes) = memory_bytes {
-                    let peak = self.peaks.entry(*rank).or_default();
-                    *peak = (*peak).max(*bytes);
-                }
+                self.see_peak(*rank, *memory_bytes);
             }
+            Told::Tried { peak_bytes, .. } => self.see_peak(*rank, *peak_bytes),
             Told::SteppedDown { step, from, to, .. } => self.step_downs.push((*step, *rank, *from, *to)),
             Told::Failure { class, message, .. } => {
                 self.failures.entry(*rank).or_insert((class.name(), message.clone()));
             }
             _ => {}
+        }
+    }
+
+    fn see_peak(&mut self, rank: u32, bytes: Option<u64>) {
+        if let Some(bytes) = bytes {
+            let peak = self.peaks.entry(rank).or_default();
+            *peak = (*peak).max(bytes);
         }
     }
 

@@ -87,7 +87,7 @@ fn candidates<'a>(devices: &'a [Device], knowledge: &Knowledge, images: Images) 
     let candidate = |(device, known): (&'a Device, Known)| {
         let time = known.time.filter(|_| timed).unwrap_or(ASSUMED);
         let most = match (&known.memory, device.memory_budget_bytes) {
-            (Some(model), Some(budget)) => model.most_images(budget, images, LARGEST_TARGET),
+            (Some(model), Some(budget)) => model.most_images(knowledge.usable(budget), images, LARGEST_TARGET),
             _ => LARGEST_TARGET,
         };
         // A model fitted to noise may say that an image takes no time, or less.
@@ -141,8 +141,9 @@ fn ways(
 ) -> Vec<Way> {
     let needs = |model: &MemoryModel, micro: u32, images: Images| model.predict(micro, images).peak_bytes();
     let mut ways = Vec::new();
+    let usable = knowledge.usable(budget);
     let mut propose = |change: String, needs_bytes: u64| {
-        if needs_bytes <= budget {
+        if needs_bytes <= usable {
             ways.push(Way { change, needs_bytes });
         }
     };
@@ -156,13 +157,13 @@ fn ways(
         }
     }
     let smaller = (1..images.side.div_ceil(32)).rev().map(|side| Images { side: side * 32, ..images });
-    if let Some(smaller) = smaller.into_iter().find(|images| needs(model, micro, *images) <= budget) {
+    if let Some(smaller) = smaller.into_iter().find(|images| needs(model, micro, *images) <= usable) {
         propose(format!("`imgsz={}`", smaller.side), needs(model, micro, smaller));
     }
     for (validation, change) in [(1, "a validation batch no larger than the micro-batch"), (0, "no validation")] {
         let images = Images { validation, ..images };
         propose(change.to_owned(), needs(model, micro, images));
-        if needs(model, micro, images) <= budget {
+        if needs(model, micro, images) <= usable {
             break;
         }
     }

@@ -27,6 +27,7 @@ use serde::{Deserialize, Serialize};
 use tch::Tensor;
 
 use super::job::Job;
+use super::memory::memory;
 use super::output::{self, File, Output};
 use super::pictures::{self, Found};
 use super::progress::{COLUMNS, Epoch};
@@ -116,13 +117,13 @@ fn data_threads(environment: &Environment, job: &Job) -> usize {
 }
 
 /// The splits of the data set.
-struct Sets {
-    train: Arc<Gallery>,
-    val: Arc<Gallery>,
+pub struct Sets {
+    pub train: Arc<Gallery>,
+    pub val: Arc<Gallery>,
 }
 
 impl Sets {
-    fn scan(environment: &Environment, job: &Job, team: &Team, events: &Events) -> Result<Self, TrainError> {
+    pub fn scan(environment: &Environment, job: &Job, team: &Team, events: &Events) -> Result<Self, TrainError> {
         let scan = |split: &str, entries: &[String]| Self::scan_one(environment, job, team, events, split, entries);
         Ok(Self { train: scan("training", &job.told.data.train)?, val: scan("validation", &job.told.data.val)? })
     }
@@ -530,9 +531,20 @@ impl<'a> Run<'a> {
             loss: Some(report.loss),
             terms: terms.map(|(name, value)| (name.to_owned(), value)).collect(),
             lr: report.rates.weights,
-            memory_bytes: peak_memory(self.job),
+            memory_bytes: self.peak_memory(),
             time_ms: time.as_secs_f64() * 1e3,
         });
+    }
+
+    /// The most bytes that tensors took on a GPU, or on a CPU device with a cap; that the whole process had on one without.
+    fn peak_memory(&self) -> Option<u64> {
+        let device = self.training.network.device();
+        if self.job.memory.is_some() || device != tch::Device::Cpu {
+            return memory(device).map(|memory| memory.peak);
+        }
+        let status = std::fs::read_to_string("/proc/self/status").ok()?;
+        let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:"))?;
+        line.trim().strip_suffix("kB")?.trim().parse::<u64>().ok().map(|kib| kib * 1024)
     }
 
     // -- epochs ---------------------------------------------------------------------------------------------------------
@@ -710,14 +722,4 @@ fn tell_start(job: &Job, schedule: &Schedule, sets: &Sets, order: &Order) {
 
 fn values(tensors: &[(String, Tensor)]) -> Vec<Value> {
     tensors.iter().map(|(name, tensor)| Value::of(name, tensor)).collect()
-}
-
-/// The most bytes of memory that this process ever had, on a CPU device; of tensors alone, where these have a cap.
-fn peak_memory(job: &Job) -> Option<u64> {
-    if job.memory.is_some() {
-        return Some(evenkeel_allocator::usage().peak);
-    }
-    let status = std::fs::read_to_string("/proc/self/status").ok()?;
-    let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:"))?;
-    line.trim().strip_suffix("kB")?.trim().parse::<u64>().ok().map(|kib| kib * 1024)
 }

@@ -8,6 +8,7 @@ mod memory;
 mod place;
 #[path = "../support/mod.rs"]
 mod support;
+mod trial;
 
 use std::time::Duration;
 

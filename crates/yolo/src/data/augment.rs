@@ -22,7 +22,7 @@ impl Scene {
     /// The scene in the middle of a grey frame, which is at least as large.
     #[must_use]
     pub fn framed(self, width: u32, height: u32) -> Self {
-        let mut picture = Picture::plain(width, height, GREY);
+        let mut picture = self.picture.ground(width, height, GREY);
         let free = |outer: u32, inner: u32| (i64::from(outer) - i64::from(inner)) / 2;
         let (x, y) = (free(width, self.picture.width), free(height, self.picture.height));
         picture.paste(&self.picture, x, y);
@@ -49,7 +49,7 @@ impl Scene {
     /// Mirrored, up to down.
     fn flipped(&mut self) {
         let (row, rows) = (self.picture.width as usize * 3, self.picture.height as usize);
-        for y in 0..rows / 2 {
+        for y in 0..if self.picture.is_hollow() { 0 } else { rows / 2 } {
             let (upper, lower) = self.picture.rgb.split_at_mut((rows - 1 - y) * row);
             upper[y * row..(y + 1) * row].swap_with_slice(&mut lower[..row]);
         }
@@ -71,7 +71,7 @@ fn shifted(mut object: Object, x: f32, y: f32) -> Object {
 #[must_use]
 pub fn mosaic(scenes: [Scene; 4], side: u32, chance: &mut impl Rng) -> Scene {
     let canvas = i64::from(2 * side);
-    let mut picture = Picture::plain(2 * side, 2 * side, GREY);
+    let mut picture = scenes[0].picture.ground(2 * side, 2 * side, GREY);
     let y = chance.random_range(i64::from(side) / 2..i64::from(side) * 3 / 2);
     let x = chance.random_range(i64::from(side) / 2..i64::from(side) * 3 / 2);
     let mut objects = Vec::new();
@@ -148,6 +148,7 @@ pub fn affine(scene: Scene, side: u32, settings: &Settings, chance: &mut impl Rn
         scene.picture.width == side && scene.picture.height == side && map == Affine([1.0, 0.0, 0.0, 0.0, 1.0, 0.0]);
     let picture = match map.inverse() {
         _ if same => scene.picture,
+        _ if scene.picture.is_hollow() => Picture::hollow(side, side),
         Some(back) => warped(&scene.picture, side, &back),
         None => Picture::plain(side, side, GREY),
     };

@@ -1,6 +1,7 @@
 //! Threads that have the next steps' images ready before they are asked for.
 
 use std::collections::VecDeque;
+use std::ops::Range;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread::{self, JoinHandle};
 
@@ -9,15 +10,43 @@ use super::set::Problem;
 use crate::loss::Object;
 use tch::Tensor;
 
-/// Images in the network's form, `[images, 3, height, width]`, u8 with the channels innermost in memory, and the objects of each.
-#[derive(Debug)]
+/// Images of one size, and the objects of each. They become a tensor a part at a time: what a step of many micro-batches needs of a device's memory is
+/// what one of these needs.
+#[derive(Debug, Default)]
 pub struct Batch {
-    /// The images.
-    pub images: Tensor,
-    /// What is in each.
+    rgb: Vec<u8>,
+    width: u32,
+    height: u32,
+    /// What is in each image.
     pub objects: Vec<Vec<Object>>,
     /// Pictures that could not be read on the way.
     pub problems: Vec<Problem>,
+}
+
+impl Batch {
+    /// Images of `width` times `height` pixels.
+    #[must_use]
+    pub fn new(samples: impl IntoIterator<Item = Sample>, width: u32, height: u32) -> Self {
+        let samples = samples.into_iter();
+        let images = samples.size_hint().0;
+        let rgb = Vec::with_capacity(images * 3 * (width * height) as usize);
+        let mut batch = Self { rgb, width, height, objects: Vec::with_capacity(images), problems: Vec::new() };
+        for sample in samples {
+            batch.rgb.extend(sample.rgb);
+            batch.objects.push(sample.objects);
+            batch.problems.extend(sample.problems);
+        }
+        batch
+    }
+
+    /// Some of the images in the network's form: `[images, 3, height, width]`, u8 with the channels innermost in memory.
+    #[must_use]
+    pub fn images(&self, range: Range<usize>) -> Tensor {
+        let bytes = 3 * (self.width * self.height) as usize;
+        let shape = [range.len() as i64, self.height.into(), self.width.into(), 3];
+        let rgb = &self.rgb[range.start * bytes..range.end * bytes];
+        Tensor::from_slice(rgb).view(shape).permute([0, 3, 1, 2])
+    }
 }
 
 /// What a batch consists of.
@@ -203,16 +232,8 @@ impl State {
 
 impl Begun {
     fn batch(self) -> Batch {
-        let images = self.samples.len();
-        let mut bytes = Vec::with_capacity(images * 3 * (self.wanted.width * self.wanted.height) as usize);
-        let (mut objects, mut problems) = (Vec::with_capacity(images), Vec::new());
-        for sample in self.samples.into_iter().flatten() {
-            bytes.extend(sample.rgb);
-            objects.push(sample.objects);
-            problems.extend(sample.problems);
-        }
-        let shape = [images as i64, self.wanted.height.into(), self.wanted.width.into(), 3];
-        Batch { images: Tensor::from_slice(&bytes).view(shape).permute([0, 3, 1, 2]), objects, problems }
+        let samples: Vec<Sample> = self.samples.into_iter().flatten().collect();
+        Batch::new(samples, self.wanted.width, self.wanted.height)
     }
 }
 
@@ -243,8 +264,13 @@ mod tests {
             };
             let mut seen = Vec::new();
             for batch in Loader::new(all, threads, 3, slow) {
-                assert_eq!(batch.images.size(), [4, 3, 1, 1]);
-                seen.extend(Vec::<u8>::try_from(batch.images.select(1, 0).flatten(0, -1)).expect("bytes"));
+                let images = batch.images(0..4);
+                assert_eq!(images.size(), [4, 3, 1, 1]);
+                seen.extend(Vec::<u8>::try_from(images.select(1, 0).flatten(0, -1)).expect("bytes"));
+                assert_eq!(
+                    Vec::<u8>::try_from(batch.images(2..3).flatten(0, -1)).expect("bytes"),
+                    [seen[seen.len() - 2]; 3]
+                );
             }
             assert_eq!(seen, (0..200).collect::<Vec<u8>>());
         }

@@ -25,7 +25,7 @@ pub struct Picture {
     pub width: u32,
     /// Rows.
     pub height: u32,
-    /// Red, green and blue of each pixel.
+    /// Red, green and blue of each pixel; none at all where only its size matters.
     pub rgb: Vec<u8>,
 }
 
@@ -143,6 +143,24 @@ impl Picture {
         Self { width, height, rgb: vec![grey; width as usize * height as usize * 3] }
     }
 
+    /// A picture without pixels: all that is done to it leaves it so.
+    #[must_use]
+    pub fn hollow(width: u32, height: u32) -> Self {
+        Self { width, height, rgb: Vec::new() }
+    }
+
+    /// Whether it has no pixels.
+    #[must_use]
+    pub fn is_hollow(&self) -> bool {
+        self.rgb.is_empty()
+    }
+
+    /// Grey to put this picture on: without pixels, if this one has none.
+    #[must_use]
+    pub fn ground(&self, width: u32, height: u32, grey: u8) -> Self {
+        if self.is_hollow() { Self::hollow(width, height) } else { Self::plain(width, height, grey) }
+    }
+
     /// The picture at another size; values between pixels are interpolated, each from its nearest four.
     #[must_use]
     pub fn resized(self, width: u32, height: u32) -> Self {
@@ -165,6 +183,9 @@ impl Picture {
 
     /// Copies `from` so that its upper left corner comes to `x, y`; what lies outside is left out.
     pub fn paste(&mut self, from: &Self, x: i64, y: i64) {
+        if self.is_hollow() {
+            return;
+        }
         // The part of an axis that both have: its start here, its start there, and its length.
         let shared = |at: i64, there: u32, here: u32| {
             let (start, end) = (at.max(0), (at + i64::from(there)).min(i64::from(here)));

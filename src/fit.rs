@@ -1,0 +1,360 @@
+//! From trial steps to what is known of a job's time and memory. Pure, but for `store.rs`, which keeps it in files.
+//!
+//! The memory model is `M(m) = F + m * s² * (a + d * N)`, with s the side of the image and N the most labels in one. Small micro-batches say
+//! little of it: there, weights and the optimizer's temporaries need more than activations, and a line through them predicts too little for
+//! large ones. So the sizes that were tried double, and only the largest of them count.
+
+pub mod render;
+pub mod store;
+
+use std::collections::BTreeMap;
+
+use evenkeel_wire::Event as Told;
+
+use crate::inventory::Kind;
+use crate::plan::{Known, MemoryModel, TimeModel};
+
+/// Of the sizes that were tried, those count that are at least this part of the largest.
+const COUNTS: u32 = 4;
+
+/// What the ranks told of a trial, by rank.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Heard {
+    ranks: BTreeMap<u32, Observed>,
+}
+
+/// What devices of one kind were seen to need.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Observed {
+    /// Context, weights, gradients and optimizer, in bytes.
+    fixed: Option<[u64; 3]>,
+    tried: Vec<Tried>,
+}
+
+/// A batch that was tried.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Tried {
+    /// Whether it was one of a validation.
+    pub validation: bool,
+    /// Images.
+    pub images: u32,
+    /// The most labels in one.
+    pub labels: u32,
+    /// Side of an image in pixels.
+    pub imgsz: u32,
+    /// The most memory meanwhile; absent: it ran out.
+    pub peak_bytes: Option<u64>,
+    /// Seconds of its computation.
+    pub seconds: f64,
+    /// Seconds of the rest of a step.
+    pub reduce_seconds: f64,
+}
+
+impl Heard {
+    /// Takes note of what a rank told; whatever has nothing to do with a trial is passed over.
+    pub fn hear(&mut self, rank: u32, told: &Told) {
+        match told {
+            Told::Fixed { context_bytes, weights_bytes, gradients_and_optimizer_bytes } => {
+                let fixed = [*context_bytes, *weights_bytes, *gradients_and_optimizer_bytes];
+                self.ranks.entry(rank).or_default().fixed = Some(fixed);
+            }
+            Told::Tried { validation, images, labels, imgsz, peak_bytes, seconds, reduce_seconds } => {
+                let tried = Tried {
+                    validation: *validation,
+                    images: *images,
+                    labels: *labels,
+                    imgsz: *imgsz,
+                    peak_bytes: *peak_bytes,
+                    seconds: *seconds,
+                    reduce_seconds: *reduce_seconds,
+                };
+                self.ranks.entry(rank).or_default().tried.push(tried);
+            }
+            _ => {}
+        }
+    }
+
+    /// Whether anything was tried.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.ranks.values().all(|observed| observed.tried.is_empty())
+    }
+
+    /// What was tried on a rank.
+    #[must_use]
+    pub fn of(&self, rank: u32) -> &[Tried] {
+        self.ranks.get(&rank).map_or(&[], |observed| &observed.tried)
+    }
+
+    /// The images of the smallest micro-batch that a rank had no memory for.
+    #[must_use]
+    pub fn ran_out(&self, rank: u32) -> Option<u32> {
+        let failed = self.of(rank).iter().filter(|tried| tried.peak_bytes.is_none());
+        // A batch of a validation is that of a micro-batch of half its size.
+        failed.map(|tried| if tried.validation { tried.images.div_ceil(2) } else { tried.images }).min()
+    }
+
+    /// The most memory that a rank needed, in bytes; nothing where it told none.
+    #[must_use]
+    pub fn peak(&self, rank: u32) -> Option<u64> {
+        self.of(rank).iter().filter_map(|tried| tried.peak_bytes).max()
+    }
+
+    /// Whether a micro-batch of one rank at least fitted.
+    #[must_use]
+    pub fn labels_known(&self) -> bool {
+        self.ranks
+            .values()
+            .flat_map(|observed| &observed.tried)
+            .any(|tried| !tried.validation && tried.peak_bytes.is_some())
+    }
+
+    /// Takes off a rank's context what was taken of its device before it was there, in bytes.
+    pub fn forget_taken(&mut self, rank: u32, taken: u64) {
+        if let Some([context, ..]) = self.ranks.get_mut(&rank).and_then(|observed| observed.fixed.as_mut()) {
+            *context = context.saturating_sub(taken);
+        }
+    }
+
+    /// Takes in what a further launch told.
+    pub fn join(&mut self, other: Self) {
+        for (rank, observed) in other.ranks {
+            let own = self.ranks.entry(rank).or_default();
+            own.fixed = observed.fixed.or(own.fixed);
+            own.tried.extend(observed.tried);
+        }
+    }
+
+    /// The most labels in an image of the training.
+    #[must_use]
+    pub fn labels(&self) -> u32 {
+        let all = self.ranks.values().flat_map(|observed| &observed.tried);
+        all.filter(|tried| !tried.validation).map(|tried| tried.labels).max().unwrap_or(0)
+    }
+
+    /// Seconds that a step takes beside its micro-batches: on the rank that waited for no other.
+    #[must_use]
+    pub fn all_reduce_seconds(&self) -> f64 {
+        let all = self.ranks.values().flat_map(|observed| &observed.tried);
+        let seconds = all.filter(|tried| !tried.validation && tried.peak_bytes.is_some());
+        let least = seconds.map(|tried| tried.reduce_seconds).fold(f64::INFINITY, f64::min);
+        if least.is_finite() { least.max(0.0) } else { 0.0 }
+    }
+
+    /// What is known of each kind, `kinds` being those of the ranks.
+    #[must_use]
+    pub fn kinds(&self, kinds: &[Kind]) -> BTreeMap<Kind, Known> {
+        let mut by_kind: BTreeMap<&Kind, Observed> = BTreeMap::new();
+        for (kind, observed) in (0..).zip(kinds).filter_map(|(rank, kind)| Some((kind, self.ranks.get(&rank)?))) {
+            let all = by_kind.entry(kind).or_default();
+            all.fixed = all.fixed.max(observed.fixed);
+            all.tried.extend(&observed.tried);
+        }
+        by_kind.into_iter().map(|(kind, observed)| (kind.clone(), observed.known())).collect()
+    }
+}
+
+impl Observed {
+    fn known(&self) -> Known {
+        Known { time: self.time(), memory: self.memory() }
+    }
+
+    /// The worst of every size: its images, the most memory and the most seconds.
+    fn sizes(&self, which: impl Fn(&Tried) -> bool) -> Vec<(f64, f64, f64)> {
+        let mut sizes: BTreeMap<u32, (u64, f64)> = BTreeMap::new();
+        for tried in self.tried.iter().filter(|tried| which(tried)) {
+            let Some(peak) = tried.peak_bytes else { continue };
+            let size = sizes.entry(tried.images).or_default();
+            *size = (size.0.max(peak), size.1.max(tried.seconds));
+        }
+        let largest = sizes.keys().next_back().copied().unwrap_or(0);
+        let counting = sizes.into_iter().filter(|(images, _)| images.saturating_mul(COUNTS) >= largest);
+        #[expect(clippy::cast_precision_loss, reason = "bytes of memory are far below 2^53")]
+        counting.map(|(images, (peak, seconds))| (f64::from(images), peak as f64, seconds)).collect()
+    }
+
+    fn labels(&self) -> u32 {
+        self.tried.iter().filter(|tried| !tried.validation).map(|tried| tried.labels).max().unwrap_or(0)
+    }
+
+    fn time(&self) -> Option<TimeModel> {
+        let labels = self.labels();
+        let sizes = self.sizes(|tried| !tried.validation && tried.labels == labels);
+        let points: Vec<(f64, f64)> = sizes.iter().map(|(images, _, seconds)| (*images, *seconds)).collect();
+        let (overhead, each) = line(&points)?;
+        // Noise may have a larger micro-batch take less time than a smaller one.
+        let (overhead_seconds, seconds_per_image) = match (overhead < 0.0, each <= 0.0) {
+            (false, false) => (overhead, each),
+            _ => points.last().map(|(images, seconds)| (0.0, seconds / images))?,
+        };
+        Some(TimeModel { overhead_seconds, seconds_per_image })
+    }
+
+    fn memory(&self) -> Option<MemoryModel> {
+        // What the device needs beside tensors is in none of the peaks.
+        let [context, weights, state] = self.fixed?;
+        let side = self.tried.first()?.imgsz;
+        let pixels = f64::from(side) * f64::from(side);
+        let labels = self.labels();
+        let sizes = self.sizes(|tried| !tried.validation && tried.labels == labels);
+        let points: Vec<(f64, f64)> = sizes.iter().map(|(images, peak, _)| (*images, *peak)).collect();
+        #[expect(clippy::cast_precision_loss, reason = "bytes of memory are far below 2^53")]
+        let known = (weights + state) as f64;
+        let (fixed, each) = match points.as_slice() {
+            [] => return None,
+            // Of one size alone it can only be told what was there before it.
+            [(images, peak)] => (known.min(*peak), (peak - known).max(0.0) / images),
+            points => line(points)?,
+        };
+        let fixed = fixed.max(0.0);
+        let few = |tried: &Tried| !tried.validation && tried.labels < labels;
+        let fewer = self.tried.iter().filter(|tried| few(tried)).map(|tried| tried.labels).max();
+        let few = fewer.and_then(|fewer| {
+            let sizes = self.sizes(|tried| !tried.validation && tried.labels == fewer);
+            let (images, peak, _) = *sizes.last()?;
+            // What the same micro-batch needs with all labels, less what it needs with these.
+            let more = (fixed + each * images - peak) / (images * f64::from(labels - fewer));
+            Some(more.clamp(0.0, each / f64::from(labels)))
+        });
+        let each_label = few.unwrap_or(0.0);
+        let validation = self.sizes(|tried| tried.validation);
+        let validation = validation.last().map_or(0.0, |(images, peak, _)| ((peak - fixed) / images).max(0.0));
+        // The casts stop at the ends of u64.
+        #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "saturating is meant")]
+        let fixed = fixed.ceil() as u64;
+        // What a trainer says of its weights is exact; the rest is what the line says.
+        let weights = weights.min(fixed);
+        let state = state.min(fixed - weights);
+        Some(MemoryModel {
+            context_bytes: context + fixed - weights - state,
+            weights_bytes: weights,
+            gradients_and_optimizer_bytes: state,
+            bytes_per_pixel: (each - each_label * f64::from(labels)).max(0.0) / pixels,
+            bytes_per_pixel_and_label: each_label / pixels,
+            validation_bytes_per_pixel: validation / pixels,
+        })
+    }
+}
+
+/// Value at 0 and slope of the line with the least squares of distances; one point's goes through 0.
+fn line(points: &[(f64, f64)]) -> Option<(f64, f64)> {
+    #[expect(clippy::cast_precision_loss, reason = "a handful")]
+    let count = points.len() as f64;
+    let (x, y) = points.iter().fold((0.0, 0.0), |sum, point| (sum.0 + point.0 / count, sum.1 + point.1 / count));
+    let spread: f64 = points.iter().map(|point| (point.0 - x) * (point.0 - x)).sum();
+    if points.is_empty() || x <= 0.0 {
+        return None;
+    }
+    if spread == 0.0 {
+        return Some((0.0, y / x));
+    }
+    let slope = points.iter().map(|point| (point.0 - x) * (point.1 - y)).sum::<f64>() / spread;
+    Some((y - slope * x, slope))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::plan::memory::Images;
+
+    const SIDE: u32 = 100;
+
+    /// What a device tells that needs 1000 bytes, 10 for each image's every pixel and 1 for each label of it, but never less than a million.
+    fn tell(heard: &mut Heard, rank: u32, images: u32, labels: u32) {
+        let pixels = u64::from(SIDE * SIDE);
+        let peak = 1000 + u64::from(images) * pixels * u64::from(10 + labels);
+        heard.hear(
+            rank,
+            &Told::Tried {
+                validation: false,
+                images,
+                labels,
+                imgsz: SIDE,
+                peak_bytes: Some(peak.max(1_000_000)),
+                seconds: 0.5 + 0.25 * f64::from(images),
+                reduce_seconds: 0.1 + f64::from(rank),
+            },
+        );
+    }
+
+    fn heard() -> (Heard, Vec<Kind>) {
+        let mut heard = Heard::default();
+        for rank in 0..2 {
+            heard.hear(rank, &Told::Fixed { context_bytes: 0, weights_bytes: 300, gradients_and_optimizer_bytes: 400 });
+            for images in [1, 2, 4, 8, 16] {
+                tell(&mut heard, rank, images, 20);
+            }
+            tell(&mut heard, rank, 16, 1);
+            let peak_bytes = Some(1000 + 32 * u64::from(SIDE * SIDE) * 4);
+            heard.hear(
+                rank,
+                &Told::Tried {
+                    validation: true,
+                    images: 32,
+                    labels: 3,
+                    imgsz: SIDE,
+                    peak_bytes,
+                    seconds: 1.0,
+                    reduce_seconds: 0.0,
+                },
+            );
+        }
+        let kind = Kind("one".to_owned());
+        (heard, vec![kind.clone(), kind])
+    }
+
+    #[test]
+    fn a_model_is_found_again() {
+        let (heard, kinds) = heard();
+        let known = heard.kinds(&kinds);
+        let Known { time: Some(time), memory: Some(memory) } = known[&kinds[0]] else { panic!("{known:?}") };
+        assert!((time.overhead_seconds - 0.5).abs() < 1e-9 && (time.seconds_per_image - 0.25).abs() < 1e-9, "{time:?}");
+        assert!((memory.bytes_per_pixel - 10.0).abs() < 1e-3, "{memory:?}");
+        assert!((memory.bytes_per_pixel_and_label - 1.0).abs() < 1e-3, "{memory:?}");
+        assert!((memory.validation_bytes_per_pixel - 4.0).abs() < 1e-3, "{memory:?}");
+        assert_eq!((memory.weights_bytes, memory.gradients_and_optimizer_bytes), (300, 400));
+        let images = Images { side: SIDE, labels: 20, validation: 2 };
+        let peak = memory.predict(40, images).peak_bytes();
+        assert!(peak.abs_diff(1000 + 40 * 10_000 * 30) < 10, "{peak}");
+        assert_eq!((heard.labels(), heard.all_reduce_seconds()), (20, 0.1));
+    }
+
+    #[test]
+    fn small_sizes_do_not_count() {
+        let (heard, kinds) = heard();
+        // With 10,000 pixels and 30 bytes for each, three images reach the million that is always needed.
+        let known = heard.kinds(&kinds)[&kinds[0]].memory.expect("a model");
+        assert!(known.context_bytes < 400, "{known:?}");
+    }
+
+    #[test]
+    fn one_size_is_told_from_what_was_there_before() {
+        let mut heard = Heard::default();
+        heard.hear(0, &Told::Fixed { context_bytes: 0, weights_bytes: 400_000, gradients_and_optimizer_bytes: 0 });
+        tell(&mut heard, 0, 1, 100);
+        let kind = Kind("one".to_owned());
+        let known = heard.kinds(std::slice::from_ref(&kind))[&kind].memory.expect("a model");
+        let peak = known.predict(1, Images { side: SIDE, labels: 100, validation: 2 }).peak_bytes();
+        assert!(peak.abs_diff(1_101_000) < 10, "{peak}");
+        assert_eq!(known.weights_bytes, 400_000);
+    }
+
+    #[test]
+    fn what_ran_out_is_known() {
+        let (mut heard, _) = heard();
+        assert_eq!(heard.ran_out(0), None);
+        let out = |validation, images| Told::Tried {
+            validation,
+            images,
+            labels: 3,
+            imgsz: SIDE,
+            peak_bytes: None,
+            seconds: 0.0,
+            reduce_seconds: 0.0,
+        };
+        heard.hear(0, &out(true, 64));
+        assert_eq!(heard.ran_out(0), Some(32));
+        heard.hear(0, &out(false, 24));
+        assert_eq!((heard.ran_out(0), heard.ran_out(1)), (Some(24), None));
+    }
+}
