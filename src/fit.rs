@@ -102,7 +102,7 @@ impl Heard {
 
     /// Whether a micro-batch of one rank at least fitted.
     #[must_use]
-    pub fn labels_known(&self) -> bool {
+    pub fn any_fits(&self) -> bool {
         self.ranks
             .values()
             .flat_map(|observed| &observed.tried)

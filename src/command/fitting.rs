@@ -111,11 +111,11 @@ impl Trials<'_> {
         let (outcome, mut heard) = self.launch(ready, &Trial { sizes: Vec::new(), limits, most }, false).await?;
         match outcome {
             Outcome::Stopped(signal) => return Ok(Fitted::Stopped(signal)),
-            Outcome::Failed(diagnosis) if heard.labels_known() => {
-                self.screen.line(&format!("trial steps ended early: {}", diagnosis.message));
-            }
+            // What came before memory ran out is worth what it is.
             Outcome::Failed(diagnosis) if diagnosis.class == FailureClass::OutOfMemoryDevice => {
-                return Err(nothing_fits(&diagnosis, &devices));
+                if !heard.any_fits() {
+                    return Err(nothing_fits(&diagnosis, &devices));
+                }
             }
             Outcome::Failed(diagnosis) => return Ok(Fitted::Impossible(diagnosis.message)),
             Outcome::Done => {}

@@ -42,7 +42,7 @@ def train(events, scratch, stop):
     cut = job.split(asked, world.size)
 
     # Only now: these read the environment when they are imported.
-    from . import data, progress
+    from . import data, progress, trial
     from .trainer import Trainer
 
     described, data_yaml = data.describe(asked["data"], scratch, bool(asked["args"].get("single_cls")))
@@ -55,7 +55,7 @@ def train(events, scratch, stop):
     events.joined(world.size, world.backend, world.device)
     seed_fonts()
     progress.install()
-    Trainer(
+    trainer = Trainer(
         overrides=overrides,
         described=described,
         cut=cut,
@@ -65,7 +65,11 @@ def train(events, scratch, stop):
         output=asked["output"],
         stop=stop,
         events=events,
-    ).train()
+    )
+    if asked.get("trial"):
+        trial.run(trainer, asked["trial"])
+    else:
+        trainer.train()
     leave()
 
 

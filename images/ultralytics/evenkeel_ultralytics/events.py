@@ -49,6 +49,12 @@ class Events:
     def failure(self, failure_class, message):
         self._write("failure", **{"class": failure_class}, message=message)
 
+    def fixed(self, **bytes_by_part):
+        self._write("fixed", **bytes_by_part)
+
+    def tried(self, **found):
+        self._write("tried", **found)
+
     def note(self, message):
         self._write("note", message=message)
 

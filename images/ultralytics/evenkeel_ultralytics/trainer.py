@@ -20,6 +20,7 @@ from ultralytics.utils.torch_utils import ModelEMA, strip_optimizer, torch_distr
 from . import loader, state
 from .failure import Diverged
 from .faults import Faults
+from .memory import DataSegment
 
 
 class Trainer(DetectionTrainer):
@@ -43,6 +44,9 @@ class Trainer(DetectionTrainer):
         if threads := os.environ.get("OMP_NUM_THREADS"):
             torch.set_num_threads(int(threads))
         self.faults = Faults(os.environ)
+        # What the limit of a CPU device counts.
+        capped = resource.getrlimit(resource.RLIMIT_DATA)[0] != resource.RLIM_INFINITY
+        self.data_segment = DataSegment().always() if capped and not world.cuda else None
         self.micro_batches = self.steps = 0
         self.under_way = False
         self.validated, self.best_epoch = False, 0
@@ -158,6 +162,8 @@ class Trainer(DetectionTrainer):
     def peak_memory(self):
         if self.world.cuda:
             return torch.cuda.max_memory_reserved()
+        if self.data_segment is not None:
+            return self.data_segment.bytes
         return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
 
     # -- an epoch -----------------------------------------------------------------------------------------------------

@@ -13,7 +13,7 @@ use crate::event::Event;
 use crate::failure::{self, Memory};
 use crate::fit;
 use crate::job::{Job, Trainer};
-use crate::launch;
+use crate::launch::{self, RankDevice};
 use crate::output::{self, Screen};
 use crate::plan::Plan;
 use crate::record::{self, Journal, RunDir};
@@ -21,6 +21,9 @@ use crate::settings::Settings;
 use crate::signal::Signals;
 use crate::watch::state::{How, RankEnd, RunState};
 use crate::watch::{self, Watched};
+
+/// Bytes that no machine has.
+const NO_CAP: u64 = 1 << 46;
 
 /// A launch that is to be made.
 pub struct Generation<'a> {
@@ -70,7 +73,9 @@ impl Generation<'_> {
         prepared.write_generation(self.run, self.number, self.plan, self.trial)?;
         let (mut devices, data) = (prepared.rank_devices(), prepared.data_mounts());
         if !self.capped {
-            devices.iter_mut().for_each(|device| device.memory_cap = None);
+            // Not without one: a cap comes with settings that memory follows.
+            let free = |device: &mut RankDevice| device.memory_cap = device.memory_cap.map(|_| NO_CAP);
+            devices.iter_mut().for_each(free);
         }
         let specs = launch::specs(&launch::Launch {
             job,
