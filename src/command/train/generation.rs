@@ -111,7 +111,7 @@ impl Generation<'_> {
                 "logs",
                 json!({ "generation": self.number, "ranks": logs.iter().map(|log| &log.fact).collect::<Vec<_>>() }),
             ),
-            ("attempt", heard.attempt(self.number, self.plan, job.imgsz)),
+            ("attempt", heard.attempt(self.number, self.plan, job.imgsz.largest())),
         ];
         for (fact, detail) in facts {
             if let Err(lost) = journal.append(fact, detail) {
