@@ -118,7 +118,7 @@ class Trainer(DetectionTrainer):
             self.csv.write_text("".join(f"{row}\n" for row in kept), encoding="utf-8")
             if self.over:
                 self.events.note(f"patience has ended the training after epoch {self.start_epoch} of {self.epochs}")
-            else:
+            elif self.start_epoch < self.until_epoch:
                 self.events.note(f"going on from epoch {self.start_epoch + 1} of {self.epochs}")
 
     def start_clock(self):
