@@ -83,7 +83,9 @@ fn main() -> ExitCode {
     let wanted: Vec<String> = std::env::args().skip(1).filter(|argument| !argument.starts_with('-')).collect();
     let mut rows = Vec::new();
     let (mut off, mut bad) = (Vec::new(), Vec::new());
-    println!("| cell | trainer | model | imgsz | cap | labels | micro-batch | predicted | measured | off | largest that runs | launches |");
+    println!(
+        "| cell | trainer | model | imgsz | cap | labels | micro-batch | predicted | measured | off | largest that runs | launches |"
+    );
     println!("| --- | --- | --- | --- | --- | --- | --- | --- | --- | --- | --- | --- |");
     for cell in CELLS.iter().filter(|cell| wanted.is_empty() || wanted.iter().any(|name| name == cell.name)) {
         let outcome = measure(cell);
@@ -158,7 +160,8 @@ fn measure(cell: &Cell) -> Outcome {
     // More than all images of the set are no question.
     let micro = device["largest_micro_batch"].as_u64().expect("a number").min(IMAGES.into()) as u32;
     let launches = found["launches"].as_u64().expect("a number");
-    let ended = place.run(&["plan", "job.yaml", &format!("batch.micro={micro}"), &format!("batch.target={micro}"), "--json"]);
+    let ended =
+        place.run(&["plan", "job.yaml", &format!("batch.micro={micro}"), &format!("batch.target={micro}"), "--json"]);
     let plan: Value = serde_json::from_str(&ended.with_code(0).stdout).expect("one JSON object");
     let predicted = plan["ranks"][0]["memory"]["predicted_bytes"].as_f64().expect("a prediction");
     let measured = train(&place, micro).unwrap_or_else(|| panic!("{}: {micro} images do not fit", cell.name));

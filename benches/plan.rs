@@ -108,7 +108,7 @@ fn large(job: &Job, kinds: u32, trainer: Trainer) -> f64 {
     }
     let memory = known.memory.expect("given");
     let fixed = memory.context_bytes + memory.weights_bytes + memory.gradients_and_optimizer_bytes;
-    let image = f64::from(case.job.imgsz).powi(2) * (memory.bytes_per_pixel + 300.0);
+    let image = f64::from(case.job.imgsz.largest()).powi(2) * (memory.bytes_per_pixel + 300.0);
     let budget = |rng: &mut Rng| fixed + (image * f64::from(rng.between(8, 40))) as u64;
     case.devices = (0..1000).map(|index| case::gpu(index, index % kinds, budget(&mut rng))).collect();
     let mut times = Vec::new();

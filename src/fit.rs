@@ -16,6 +16,8 @@ use crate::plan::{Known, MemoryModel, TimeModel};
 
 /// Of the sizes that were tried, those count that are at least this part of the largest.
 const COUNTS: u32 = 4;
+/// Two sizes tell a slope if the larger is the smaller one so many times at least.
+const APART: f64 = 1.2;
 
 /// What the ranks told of a trial, by rank.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -48,6 +50,8 @@ pub struct Tried {
     pub seconds: f64,
     /// Seconds of the rest of a step.
     pub reduce_seconds: f64,
+    /// Whether nothing was tried before it in its process. What others left behind counts elsewhere: a trainer in Python is some percent off then.
+    pub fresh: bool,
 }
 
 impl Heard {
@@ -67,6 +71,7 @@ impl Heard {
                     peak_bytes: *peak_bytes,
                     seconds: *seconds,
                     reduce_seconds: *reduce_seconds,
+                    fresh: false,
                 };
                 self.ranks.entry(rank).or_default().tried.push(tried);
             }
@@ -116,13 +121,24 @@ impl Heard {
         }
     }
 
-    /// Takes in what a further launch told.
+    /// Takes in what a further launch told, in which every rank tried one size.
     pub fn join(&mut self, other: Self) {
         for (rank, observed) in other.ranks {
             let own = self.ranks.entry(rank).or_default();
             own.fixed = observed.fixed.or(own.fixed);
-            own.tried.extend(observed.tried);
+            own.tried.extend(observed.tried.into_iter().map(|tried| Tried { fresh: true, ..tried }));
         }
+    }
+
+    /// Takes a micro-batch for which a rank had no memory for one that needs all of its `budget`, in bytes: it needs more.
+    pub fn bound(&mut self, rank: u32, images: u32, budget: u64) {
+        let Some(last) = self.of(rank).iter().rfind(|tried| !tried.validation && tried.peak_bytes.is_some()).copied()
+        else {
+            return;
+        };
+        let seconds = last.seconds / f64::from(last.images.max(1)) * f64::from(images);
+        let tried = Tried { images, labels: self.labels(), peak_bytes: Some(budget), seconds, fresh: true, ..last };
+        self.ranks.entry(rank).or_default().tried.push(tried);
     }
 
     /// The most labels in an image of the training.
@@ -159,7 +175,7 @@ impl Observed {
         Known { time: self.time(), memory: self.memory() }
     }
 
-    /// The worst of every size: its images, the most memory and the most seconds.
+    /// The worst of every size: its images, the most memory and the most seconds. Small ones are left out.
     fn sizes(&self, which: impl Fn(&Tried) -> bool) -> Vec<(f64, f64, f64)> {
         let mut sizes: BTreeMap<u32, (u64, f64)> = BTreeMap::new();
         for tried in self.tried.iter().filter(|tried| which(tried)) {
@@ -196,7 +212,7 @@ impl Observed {
         let side = self.tried.first()?.imgsz;
         let pixels = f64::from(side) * f64::from(side);
         let labels = self.labels();
-        let sizes = self.sizes(|tried| !tried.validation && tried.labels == labels);
+        let sizes = self.sizes(|tried| !tried.fresh && !tried.validation && tried.labels == labels);
         let points: Vec<(f64, f64)> = sizes.iter().map(|(images, peak, _)| (*images, *peak)).collect();
         #[expect(clippy::cast_precision_loss, reason = "bytes of memory are far below 2^53")]
         let known = (weights + state) as f64;
@@ -206,18 +222,29 @@ impl Observed {
             [(images, peak)] => (known.min(*peak), (peak - known).max(0.0) / images),
             points => line(points)?,
         };
+        let fresh = self.sizes(|tried| tried.fresh && !tried.validation && tried.labels == labels);
+        let (fixed, each) = match fresh.as_slice() {
+            [] => (fixed, each),
+            [(least, ..), .., (most, ..)] if *most >= APART * least => {
+                line(&fresh.iter().map(|(images, peak, _)| (*images, *peak)).collect::<Vec<_>>())?
+            }
+            // One size says how much was left behind by others, alike for all.
+            [.., (images, peak, _)] => (peak - each * images, each),
+        };
         let fixed = fixed.max(0.0);
         let few = |tried: &Tried| !tried.validation && tried.labels < labels;
         let fewer = self.tried.iter().filter(|tried| few(tried)).map(|tried| tried.labels).max();
         let few = fewer.and_then(|fewer| {
             let sizes = self.sizes(|tried| !tried.validation && tried.labels == fewer);
             let (images, peak, _) = *sizes.last()?;
-            // What the same micro-batch needs with all labels, less what it needs with these.
-            let more = (fixed + each * images - peak) / (images * f64::from(labels - fewer));
+            // What the same micro-batch needed with all labels, less what it needs with these.
+            let all = points.iter().rfind(|point| point.0 <= images)?;
+            let more = (all.1 - peak) / (images * f64::from(labels - fewer));
             Some(more.clamp(0.0, each / f64::from(labels)))
         });
         let each_label = few.unwrap_or(0.0);
-        let validation = self.sizes(|tried| tried.validation);
+        let any_fresh = self.tried.iter().any(|tried| tried.validation && tried.fresh && tried.peak_bytes.is_some());
+        let validation = self.sizes(|tried| tried.validation && (tried.fresh || !any_fresh));
         let validation = validation.last().map_or(0.0, |(images, peak, _)| ((peak - fixed) / images).max(0.0));
         // The casts stop at the ends of u64.
         #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "saturating is meant")]
@@ -325,6 +352,32 @@ mod tests {
         // With 10,000 pixels and 30 bytes for each, three images reach the million that is always needed.
         let known = heard.kinds(&kinds)[&kinds[0]].memory.expect("a model");
         assert!(known.context_bytes < 400, "{known:?}");
+    }
+
+    #[test]
+    fn what_a_fresh_process_needs_counts_more() {
+        let (mut heard, kinds) = heard();
+        let fresh = |images: u32, peak: u64| {
+            let mut fresh = Heard::default();
+            for rank in 0..2 {
+                tell(&mut fresh, rank, images, 20);
+                let tried = fresh.ranks.get_mut(&rank).expect("told").tried.last_mut().expect("told");
+                tried.peak_bytes = Some(peak);
+            }
+            fresh
+        };
+        let predict = |heard: &Heard, images: u32| {
+            let known = heard.kinds(&kinds)[&kinds[0]].memory.expect("a model");
+            known.predict(images, Images { side: SIDE, labels: 20, validation: 1 }).peak_bytes()
+        };
+        // The slope is that of the search, 300,000 an image; then that of two fresh ones.
+        heard.join(fresh(16, 4_700_000));
+        assert!(predict(&heard, 20).abs_diff(5_900_000) < 10, "{}", predict(&heard, 20));
+        heard.join(fresh(24, 6_300_000));
+        assert!(predict(&heard, 32).abs_diff(7_900_000) < 10, "{}", predict(&heard, 32));
+        // One that did not fit needs more than there is.
+        heard.bound(0, 32, 8_700_000);
+        assert!(predict(&heard, 32) > 7_900_000, "{}", predict(&heard, 32));
     }
 
     #[test]

@@ -14,6 +14,7 @@ mod device;
 mod document;
 mod error;
 mod file;
+mod image_sizes;
 mod overrides;
 mod read;
 mod resolved;
@@ -28,6 +29,7 @@ use std::path::{Path, PathBuf};
 pub use compose::Bases;
 pub use error::{Invalid, JobError, Place};
 pub use file::schema;
+pub use image_sizes::{ImageSizes, Stage};
 pub use types::{Batch, Build, Containers, Job, Micro, Network, OnOom, SplitWish, Trainer, Volume};
 pub use units::parse_size;
 

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use evenkeel::error::{ExitCode, Failure};
-use evenkeel::job::{self, Bases, JobError, Micro, Network, Origin, ResolvedJob, Trainer};
+use evenkeel::job::{self, Bases, ImageSizes, JobError, Micro, Network, Origin, ResolvedJob, Stage, Trainer};
 
 /// Job files of one kind, sorted.
 fn specs(kind: &str) -> Vec<PathBuf> {
@@ -78,7 +78,7 @@ fn every_bad_job_gets_its_message() {
 fn what_nobody_set_has_the_defaults() {
     let ResolvedJob { job, origins, .. } = good("data: d.yaml", &[]);
     assert_eq!((job.name.as_str(), job.model.as_str()), ("a", "yolov8n.yaml"));
-    assert_eq!((job.epochs, job.imgsz, job.seed), (100, 640, 0));
+    assert_eq!((job.epochs, &job.imgsz, job.seed), (100, &ImageSizes::from(640), 0));
     assert_eq!((job.batch.target, job.batch.micro), (Some(64), Micro::Auto));
     assert_eq!((job.trainer, job.network), (Trainer::Native, Network::None));
     assert_eq!((job.stop_grace_period, job.timeout), (Duration::from_secs(10), Duration::from_secs(1800)));
@@ -106,7 +106,7 @@ fn an_override_sets_and_is_named_as_the_origin() {
     let resolved = good(text, &["batch.micro=8", "imgsz=320", "args.lr0=5e-3", "epochs=3", "epochs=4", "device=cpu:2"]);
     let job = &resolved.job;
     assert_eq!((job.batch.target, job.batch.micro), (Some(64), Micro::Fixed(8)));
-    assert_eq!((job.imgsz, job.epochs), (320, 4));
+    assert_eq!((&job.imgsz, job.epochs), (&ImageSizes::from(320), 4));
     assert_eq!((job.args["lr0"].as_f64(), job.args["mosaic"].as_f64()), (Some(0.005), Some(1.0)));
     assert_eq!(resolved.origins["batch.micro"], Origin::CommandLine);
     assert_eq!(resolved.origins["batch.target"], Origin::File { line: 2, column: 1 });
@@ -120,6 +120,32 @@ fn a_short_batch_on_the_command_line_is_the_target_alone() {
     assert_eq!((job.batch.target, job.batch.micro), (Some(32), Micro::Fixed(8)));
     let job = good("data: d\nbatch: {target: 64, micro: 8}", &["batch=-1"]).job;
     assert_eq!((job.batch.target, job.batch.micro), (Some(64), Micro::Auto));
+}
+
+#[test]
+fn sizes_may_change_from_epoch_to_epoch() {
+    let text = "data: d\nepochs: 100\nimgsz:\n  0: 320\n  50: 480\n  80: 640\n";
+    let resolved = good(text, &["imgsz.50=512", "imgsz.90=32"]);
+    let stage = |from_epoch, until_epoch, imgsz| Stage { from_epoch, until_epoch, imgsz };
+    let stages = [stage(0, 50, 320), stage(50, 80, 512), stage(80, 90, 640), stage(90, 100, 32)];
+    assert_eq!(resolved.job.imgsz.stages(100), stages);
+    assert_eq!(resolved.origins["imgsz.0"], Origin::File { line: 4, column: 3 });
+    assert_eq!(resolved.origins["imgsz.50"], Origin::CommandLine);
+    let lines: Vec<String> =
+        resolved.to_yaml().lines().map(|line| line.split("  #").next().map_or("", str::trim_end).to_owned()).collect();
+    let at = lines.iter().position(|line| line == "imgsz:").expect("a heading");
+    assert_eq!(lines[at + 1..at + 5], ["  0: 320", "  50: 512", "  80: 640", "  90: 32"]);
+
+    assert_eq!(good(text, &["imgsz=64"]).job.imgsz, ImageSizes::from(64));
+    let given = good("data: d", &["imgsz={0: 320, 5: 640}"]);
+    assert_eq!(given.job.imgsz.stages(6), [stage(0, 5, 320), stage(5, 6, 640)]);
+    assert_eq!(given.origins["imgsz.5"], Origin::CommandLine);
+    // A size of the file is that of the first epochs.
+    let widened = good("data: d\nimgsz: 320", &["imgsz.5=640"]);
+    assert_eq!(widened.job, given.job);
+    assert_eq!(widened.origins["imgsz.0"], Origin::File { line: 2, column: 1 });
+    // JSON has no keys but text.
+    assert_eq!(good(r#"{"data": "d", "imgsz": {"5": 640, "0": 320}}"#, &[]).job, given.job);
 }
 
 #[test]
@@ -145,6 +171,8 @@ fn a_wrong_override_is_named() {
         ("=3", "`` is no key"),
         ("a..b=3", "`a..b` is no key"),
         ("epochs.x=3", "`epochs` is not a mapping"),
+        ("imgsz.5=640", "`imgsz` begins at epoch 5"),
+        ("imgsz={0: 320, 10: 640}", "`imgsz` becomes 640 at epoch 10, counted from 0, and the training has 10 epochs"),
         ("volumes[0]=a:b", "write `volumes=[...]`"),
         ("device=[0", "not YAML"),
         ("model=yolov9n.yaml", "trainer `native` does not train the model `yolov9n.yaml`"),
@@ -200,14 +228,19 @@ fn the_resolved_job_reads_back_as_the_same_job() {
     }
 }
 
+/// A job as an editor's checker sees it: every key is text, as in JSON.
+fn as_json(text: &str) -> serde_json::Value {
+    let value: serde_yaml::Value = serde_yaml::from_str(text.trim_start_matches('\u{feff}')).expect("YAML");
+    serde_json::to_value(value).expect("keys that are words or numbers")
+}
+
 #[test]
 fn the_schema_describes_the_corpus() {
     let schema = job::schema();
     let validator = jsonschema::validator_for(&schema).expect("a schema");
     for file in specs("good") {
         let text = std::fs::read_to_string(&file).expect("a good job is text");
-        let value: serde_json::Value =
-            serde_yaml::from_str(text.trim_start_matches('\u{feff}')).expect("a good job is YAML");
+        let value = as_json(&text);
         if let Err(error) = validator.validate(&value) {
             panic!("{}: {error}", file.display());
         }
@@ -219,6 +252,10 @@ fn the_schema_describes_the_corpus() {
         "epochs-zero",
         "epochs-text",
         "imgsz-odd",
+        "imgsz-empty",
+        "imgsz-epoch",
+        "imgsz-late",
+        "imgsz-schedule-odd",
         "trainer-unknown",
         "network",
         "list",
@@ -234,8 +271,7 @@ fn the_schema_describes_the_corpus() {
     ] {
         let file = Path::new(env!("CARGO_MANIFEST_DIR")).join(format!("tests/specs/jobs/bad/{name}.yaml"));
         let text = std::fs::read_to_string(file).expect("text");
-        let value: serde_json::Value = serde_yaml::from_str(&text).expect("YAML");
-        assert!(!validator.is_valid(&value), "{name}");
+        assert!(!validator.is_valid(&as_json(&text)), "{name}");
     }
 }
 
@@ -302,9 +338,7 @@ fn no_mutation_of_a_good_job_is_met_with_silence_or_panic() {
             Ok(resolved) => {
                 accepted += 1;
                 // An editor that follows the schema must not refuse what is understood.
-                let plain = text.trim_start_matches('\u{feff}');
-                let value: serde_json::Value = serde_yaml::from_str(plain).expect("it was understood");
-                if let Err(error) = validator.validate(&value) {
+                if let Err(error) = validator.validate(&as_json(&text)) {
                     panic!("case {case}: {error}: {text}");
                 }
                 let again = good(&resolved.to_yaml(), &[]);
@@ -327,8 +361,17 @@ fn no_mutation_of_a_good_job_is_met_with_silence_or_panic() {
 
 #[test]
 fn no_mutation_of_an_override_is_met_with_panic() {
-    let given =
-        ["batch.target=32", "args.lr0=5e-3", "device=[0, 1]", "environment.A=x", "batch=-1", "volumes=[a:b]", "name="];
+    let given = [
+        "batch.target=32",
+        "args.lr0=5e-3",
+        "device=[0, 1]",
+        "environment.A=x",
+        "batch=-1",
+        "volumes=[a:b]",
+        "name=",
+        "imgsz={0: 64}",
+        "imgsz.5=64",
+    ];
     let letters: Vec<char> = "=.[]{}:,-*&!|>'\"\\#%@`~ \t\n0aé数\u{0}".chars().collect();
     let mut dice = Dice(7);
     for case in 0..2000 {

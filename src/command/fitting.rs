@@ -1,9 +1,9 @@
 //! Finding out what fits: a few launches of trial steps, with all ranks of the job, before it is planned.
 //!
 //! ```text
-//! sizes that double, without a cap ─▶ model ─▶ plan ─▶ its size, under the cap ─▶ as predicted? ─▶ plan
-//!                                       ▲                                            │ no
-//!                                       └────────────────────────────────────────────┘
+//! sizes that double, without a cap ─▶ model ─▶ the largest size, under the cap ─▶ as predicted? ─▶ plan
+//!                                       ▲                                               │ no
+//!                                       └───────────────────────────────────────────────┘
 //! ```
 //!
 //! The first launch is not held to the caps of CPU devices, whose memory is counted anyway: what a single image needs is known then, though it
@@ -22,19 +22,19 @@ use crate::error::{ExitCode, Failure};
 use crate::event::Signal;
 use crate::failure::Diagnosis;
 use crate::fit::Heard;
+use crate::fit::render::most_images;
 use crate::inventory::Device;
 use crate::output::Screen;
 use crate::plan::Knowledge;
+use crate::plan::memory::Images;
 use crate::record::{Journal, RunDir};
 use crate::settings::Settings;
 use crate::signal::Signals;
 
 /// Launches in all.
 const LAUNCHES: u32 = 4;
-/// A prediction that was exceeded by this part is made anew.
-const WRONG: f64 = 0.01;
-/// Where memory ran out, so much less than was predicted is what fits.
-const BELOW: f64 = 0.98;
+/// A size is as good as confirmed when what was tried is this part of it off at most.
+const NEAR: u32 = 20;
 
 /// What came of it.
 pub enum Fitted {
@@ -49,9 +49,11 @@ pub enum Fitted {
 /// What was found.
 pub struct Fit {
     pub knowledge: Knowledge,
+    /// Side of the images in pixels.
+    pub imgsz: u32,
     /// Launches that it took.
     pub launches: u32,
-    /// The most memory that each rank needed in the last of them, in bytes.
+    /// The most memory that each rank of the trial needed in the last of them, in bytes.
     pub measured: Vec<Option<u64>>,
     /// Where the launches are recorded.
     pub record: std::path::PathBuf,
@@ -124,70 +126,49 @@ impl Trials<'_> {
             return Err(failure);
         }
         let mut knowledge = ready.prepared.learn(&heard, &kinds, self.settings).map_err(unwritable)?;
-        let mut reserve = knowledge.reserve;
-        loop {
-            knowledge.reserve = reserve;
-            ready.prepared.plan_again(&knowledge)?;
-            let measured = vec![None; ready.prepared.plan.ranks.len()];
-            if self.launches == LAUNCHES {
-                return Ok(self.found(knowledge, measured));
+        let like = ready.prepared.images(&knowledge);
+        let largest = |knowledge: &Knowledge| -> Vec<u32> {
+            let images = Images { labels: knowledge.labels, ..like };
+            devices.iter().map(|device| most_images(device, knowledge, images).unwrap_or(most).min(most)).collect()
+        };
+        let mut measured = vec![None; devices.len()];
+        while self.launches < LAUNCHES {
+            let sizes = largest(&knowledge);
+            if sizes.contains(&0) {
+                break;
             }
-            let ranks: Vec<(u32, Option<u64>)> = (0..)
-                .zip(&ready.prepared.plan.ranks)
-                .map(|(rank, planned)| (ready.prepared.plan.micro_batch_of(rank), planned.memory.predicted_bytes))
-                .collect();
-            let sizes = ranks.iter().map(|(micro, _)| *micro).collect();
-            let (outcome, confirmed) = self.launch(ready, &Trial { sizes, limits: Vec::new(), most }, true).await?;
-            if let Outcome::Stopped(signal) = outcome {
-                return Ok(Fitted::Stopped(signal));
-            }
-            let planned = ready.prepared.devices().to_vec();
-            let (mut measured, mut wrong, mut out) = (Vec::new(), false, false);
-            for ((rank, device), (micro, predicted)) in (0..).zip(&planned).zip(&ranks) {
-                let peak = confirmed.peak(rank);
-                measured.push(peak);
-                let (Some(predicted), Some(budget)) = (*predicted, device.memory_budget_bytes) else { continue };
-                #[expect(clippy::cast_precision_loss, reason = "bytes of memory are far below 2^53")]
-                let (predicted, budget) = (predicted as f64, budget as f64);
-                #[expect(clippy::cast_precision_loss, reason = "bytes of memory are far below 2^53")]
-                let exceeded = peak.is_some_and(|peak| peak as f64 > predicted * (1.0 + WRONG));
-                if confirmed.ran_out(rank).is_some() && *micro > 0 {
-                    // What was predicted for this size is more than there is, whatever the sum says.
-                    reserve = reserve.max(1.0 - BELOW * predicted / budget);
-                    out = true;
-                }
-                wrong |= exceeded;
-            }
+            let trial = Trial { sizes: sizes.clone(), limits: Vec::new(), most };
+            let (outcome, confirmed) = self.launch(ready, &trial, true).await?;
             let failed = match outcome {
-                // Python tells of its end, and of nothing else.
-                Outcome::Failed(diagnosis) if diagnosis.class == FailureClass::OutOfMemoryDevice && !out => {
-                    let rank = diagnosis.rank as usize;
-                    let (predicted, budget) =
-                        (ranks.get(rank).and_then(|rank| rank.1), planned[rank].memory_budget_bytes);
-                    if let (Some(predicted), Some(budget)) = (predicted, budget) {
-                        #[expect(clippy::cast_precision_loss, reason = "bytes of memory are far below 2^53")]
-                        let share = predicted as f64 / budget as f64;
-                        reserve = reserve.max(1.0 - BELOW * share);
-                    }
-                    true
+                Outcome::Stopped(signal) => return Ok(Fitted::Stopped(signal)),
+                Outcome::Failed(diagnosis) if diagnosis.class == FailureClass::OutOfMemoryDevice => {
+                    Some(diagnosis.rank)
                 }
-                Outcome::Failed(diagnosis) if !out => return Ok(Fitted::Impossible(diagnosis.message)),
-                _ => out,
+                Outcome::Failed(diagnosis) => return Ok(Fitted::Impossible(diagnosis.message)),
+                Outcome::Done => None,
             };
-            if !failed && !wrong {
-                return Ok(self.found(knowledge, measured));
+            measured = (0..).zip(&devices).map(|(rank, _)| confirmed.peak(rank)).collect();
+            let out: Vec<u32> = (0..)
+                .zip(&devices)
+                .filter(|(rank, _)| confirmed.ran_out(*rank).is_some() || failed == Some(*rank))
+                .map(|(rank, _)| rank)
+                .collect();
+            heard.join(confirmed);
+            for rank in &out {
+                if let Some(budget) = devices[*rank as usize].memory_budget_bytes {
+                    heard.bound(*rank, sizes[*rank as usize], budget);
+                }
             }
-            // Ranks are numbered by the devices of the plan: those of the first launch, unless it leaves some idle.
-            if planned == devices {
-                heard.join(confirmed);
-                knowledge = ready.prepared.learn(&heard, &kinds, self.settings).map_err(unwritable)?;
+            knowledge = ready.prepared.learn(&heard, &kinds, self.settings).map_err(unwritable)?;
+            let near = |(one, other): (&u32, &u32)| one.abs_diff(*other) <= 1.max(one / NEAR);
+            if out.is_empty() && sizes.iter().zip(&largest(&knowledge)).all(near) {
+                break;
             }
         }
-    }
-
-    fn found(&self, knowledge: Knowledge, measured: Vec<Option<u64>>) -> Fitted {
-        let record = self.run.path().to_owned();
-        Fitted::Found(Box::new(Fit { knowledge, launches: self.launches, measured, record }))
+        ready.prepared.plan_again(&knowledge)?;
+        let (launches, record) = (self.launches, self.run.path().to_owned());
+        let imgsz = ready.prepared.stage().imgsz;
+        Ok(Fitted::Found(Box::new(Fit { knowledge, imgsz, launches, measured, record })))
     }
 
     async fn launch(&mut self, ready: &Ready, trial: &Trial, capped: bool) -> Result<(Outcome, Heard), Failure> {

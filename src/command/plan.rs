@@ -22,7 +22,7 @@ pub fn run(args: &cli::Plan, settings: &Settings, json: bool) -> Result<ExitCode
     let mut prepared = prepare::job(&args.job, inventory, visible, false)?;
     prepared.use_knowledge_of(settings)?;
     if json {
-        print(&serde_json::to_string_pretty(&prepared.plan).expect("plain data"))?;
+        print(&serde_json::to_string_pretty(&prepared.plan_as_json()).expect("plain data"))?;
     } else {
         print(prepared.describe().trim_end())?;
     }

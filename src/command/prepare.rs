@@ -16,7 +16,7 @@ use crate::image::{self, ImageName};
 use crate::inventory::lock::{self, DeviceLocks, Holder};
 use crate::inventory::ready::{self, EngineFacts};
 use crate::inventory::{CudaVersion, Device, DeviceId, DeviceRequest, Inventory, SelectOptions, Selection, select};
-use crate::job::{self, Containers, Job, Micro, Network, OnOom, Origin, ResolvedJob, SplitWish, Trainer};
+use crate::job::{self, Containers, Job, Micro, Network, OnOom, Origin, ResolvedJob, SplitWish, Stage, Trainer};
 use crate::launch::{Mount, RankDevice};
 use crate::output::Screen;
 use crate::plan::{self, Abilities, Knowledge, Plan};
@@ -42,15 +42,29 @@ pub struct Prepared {
     inventory: Inventory,
     /// What the job gets, of which the plan may leave some idle.
     selection: Selection,
-    /// Those that are used, in the order of the ranks.
-    devices: Vec<Device>,
+    /// The stage that [`Self::plan`] is of: each image size has one.
+    at: usize,
+    stages: Vec<Planned>,
     /// The plan.
     pub plan: Plan,
+    /// The devices that it uses, in the order of the ranks.
+    devices: Vec<Device>,
     smoke: bool,
+    /// Whether the ranks check each other first, once the image is known.
+    preflight: Option<bool>,
+    /// What trials found, by image size.
+    found: BTreeMap<u32, Knowledge>,
     data: Option<ResolvedData>,
     model: Option<Model>,
     /// Folder of this machine for what is found of the data set's files.
     label_cache: Option<PathBuf>,
+}
+
+/// A stage with its plan.
+struct Planned {
+    stage: Stage,
+    plan: Plan,
+    devices: Vec<Device>,
 }
 
 /// The model as the trainer is told of it.
@@ -85,20 +99,41 @@ pub fn job(args: &JobArgs, inventory: Inventory, visible: Option<&str>, smoke: b
     if smoke {
         quick_look(&mut resolved, u32::try_from(selection.devices.len()).unwrap_or(u32::MAX))?;
     }
-    let (plan, devices) = planned(&resolved, &inventory, &selection, smoke, None)?;
-    Ok(Prepared { resolved, inventory, selection, devices, plan, smoke, data: None, model: None, label_cache: None })
+    let stages = resolved.job.imgsz.stages(resolved.job.epochs).into_iter().map(|stage| {
+        let (plan, devices) = planned(&resolved, &inventory, &selection, smoke, stage.imgsz, None)?;
+        Ok(Planned { stage, plan, devices })
+    });
+    let stages = stages.collect::<Result<Vec<_>, Failure>>()?;
+    let (plan, devices) = (stages[0].plan.clone(), stages[0].devices.clone());
+    Ok(Prepared {
+        resolved,
+        inventory,
+        selection,
+        at: 0,
+        stages,
+        plan,
+        devices,
+        smoke,
+        preflight: None,
+        found: BTreeMap::new(),
+        data: None,
+        model: None,
+        label_cache: None,
+    })
 }
 
-/// The plan, and the devices that it uses.
+/// The plan of a stage with images of side `imgsz`, and the devices that it uses.
 fn planned(
     resolved: &ResolvedJob,
     inventory: &Inventory,
     selection: &Selection,
     smoke: bool,
+    imgsz: u32,
     knowledge: Option<&Knowledge>,
 ) -> Result<(Plan, Vec<Device>), Failure> {
     let abilities = Abilities::of(resolved.job.trainer);
-    let mut plan = plan::plan(&resolved.job, &selection.devices, &abilities, knowledge)?;
+    let job = Job { imgsz: imgsz.into(), ..resolved.job.clone() };
+    let mut plan = plan::plan(&job, &selection.devices, &abilities, knowledge)?;
     if smoke {
         for reason in &mut plan.reasons {
             *reason = reason.replace("as `batch.micro` says", "as `--smoke` has it");
@@ -230,15 +265,57 @@ impl Prepared {
     /// The plan with what the image says of the preflight; a line on it where that was open until now.
     pub fn settle_preflight(&mut self, program: &Program) -> Option<&str> {
         let open = self.plan.preflight.is_none();
-        self.plan.settle_preflight(program.preflight.is_some());
+        self.preflight = Some(program.preflight.is_some());
+        for plan in self.stages.iter_mut().map(|planned| &mut planned.plan).chain([&mut self.plan]) {
+            plan.settle_preflight(program.preflight.is_some());
+        }
         let reason = self.plan.reasons.iter().find(|reason| reason.starts_with("preflight"))?;
         open.then_some(reason)
     }
 
-    /// The plan, as a person reads it.
+    /// Stages of the training: one for each image size.
+    #[must_use]
+    pub fn stages(&self) -> usize {
+        self.stages.len()
+    }
+
+    /// The stage that is planned.
+    #[must_use]
+    pub fn stage(&self) -> Stage {
+        self.stages[self.at].stage
+    }
+
+    /// Goes over to another stage and its plan.
+    pub fn begin_stage(&mut self, at: usize) {
+        let Planned { plan, devices, .. } = &self.stages[at];
+        (self.plan, self.devices, self.at) = (plan.clone(), devices.clone(), at);
+    }
+
+    /// The plan, as a person reads it; of several stages all.
     #[must_use]
     pub fn describe(&self) -> String {
-        plan::table(&self.plan)
+        let [_, _, ..] = self.stages.as_slice() else { return plan::table(&self.plan) };
+        let describe = |planned: &Planned| {
+            let Stage { from_epoch, until_epoch, imgsz } = planned.stage;
+            format!("epochs {} to {until_epoch}, {imgsz} px: {}", from_epoch + 1, plan::table(&planned.plan))
+        };
+        self.stages.iter().map(describe).collect::<Vec<_>>().join("\n")
+    }
+
+    /// The plan as other programs read it: the first stage's, and where there are several all of them.
+    #[must_use]
+    pub fn plan_as_json(&self) -> Value {
+        let json = |plan: &Plan| serde_json::to_value(plan).expect("plain data");
+        let mut value = json(&self.stages[0].plan);
+        if self.stages.len() > 1 {
+            let stage = |Planned { stage, plan, .. }: &Planned| {
+                serde_json::json!({
+                    "from_epoch": stage.from_epoch, "until_epoch": stage.until_epoch, "imgsz": stage.imgsz, "plan": json(plan),
+                })
+            };
+            value["stages"] = self.stages.iter().map(stage).collect();
+        }
+        value
     }
 
     /// Refuses a machine on which the job's devices could not be used, before anything is built.
@@ -377,7 +454,8 @@ impl Prepared {
             model: self.model.as_ref().map_or_else(|| job.model.clone(), |model| model.name.clone()),
             data: self.data.as_ref().map_or_else(nothing, |data| data.data.clone()),
             epochs: job.epochs,
-            imgsz: job.imgsz,
+            until_epoch: Some(self.stage().until_epoch).filter(|until| *until < job.epochs),
+            imgsz: self.stage().imgsz,
             seed: job.seed,
             target_batch,
             micro_from_step: BTreeMap::new(),

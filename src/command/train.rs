@@ -14,10 +14,11 @@ use crate::docker::Engine;
 use crate::error::{ExitCode, Failure};
 use crate::event::Signal;
 use crate::failure::Diagnosis;
-use crate::job::Trainer;
+use crate::job::{Job, Trainer};
 use crate::launch::EngineTraits;
 use crate::output::printer::Printer;
 use crate::output::{Screen, print, say};
+use crate::plan::Plan;
 use crate::record::{Journal, RecordError, RunDir};
 use crate::recovery::{self, Next};
 use crate::settings::Settings;
@@ -26,7 +27,7 @@ use crate::watch::WatchError;
 
 use super::fitting::{self, Fitted};
 use super::prepare::{self, Prepared};
-use generation::Generation;
+use generation::{Ended, Generation};
 
 /// Trains what the job describes.
 pub async fn run(args: &cli::Train, settings: &Settings, mut screen: Screen, json: bool) -> Result<ExitCode, Failure> {
@@ -42,18 +43,14 @@ pub async fn run(args: &cli::Train, settings: &Settings, mut screen: Screen, jso
             return Ok(interrupted(signal));
         }
     };
-    if ready.prepared.wants_fit() && !ready.prepared.is_known() {
-        // Weights and data may have been fetched only now.
-        ready.prepared.use_knowledge(settings)?;
-        if ready.prepared.is_known() {
-            screen.line(ready.prepared.describe().trim_end());
-        } else if let Some(signal) = fit_first(&mut ready, settings, &mut signals, &mut screen).await? {
+    if ready.prepared.wants_fit() && !ready.prepared.all_known() {
+        if let Some(signal) = fit_first(&mut ready, settings, &mut signals, &mut screen).await? {
             screen.clear();
             say("stopped before the training began");
             return Ok(interrupted(signal));
         }
     }
-    let finished = train(&ready, settings, &mut signals, &mut screen, json).await;
+    let finished = train(&mut ready, settings, &mut signals, &mut screen, json).await;
     screen.clear();
     let (outcome, mut run) = finished?;
     let time = begin.elapsed();
@@ -72,7 +69,7 @@ fn plan(args: &cli::Train, settings: &Settings, screen: &Screen) -> Result<Prepa
     prepared.find(screen)?;
     prepared.check_paths()?;
     prepared.use_knowledge(settings)?;
-    if prepared.is_known() || !prepared.wants_fit() {
+    if prepared.all_known() || !prepared.wants_fit() {
         screen.line(prepared.describe().trim_end());
     }
     Ok(prepared)
@@ -86,14 +83,20 @@ async fn fit_first(
     signals: &mut Signals,
     screen: &mut Screen,
 ) -> Result<Option<Signal>, Failure> {
-    match fitting::fit(ready, settings, signals, screen).await? {
-        Fitted::Found(_) => {}
-        Fitted::Stopped(signal) => return Ok(Some(signal)),
-        Fitted::Impossible(why) => {
-            let ready = &mut ready.prepared;
-            ready.begin_ladder(&why);
+    // Weights and data may have been fetched only now.
+    ready.prepared.use_knowledge(settings)?;
+    for at in 0..ready.prepared.stages() {
+        ready.prepared.begin_stage(at);
+        if ready.prepared.is_known() {
+            continue;
+        }
+        match fitting::fit(ready, settings, signals, screen).await? {
+            Fitted::Found(_) => {}
+            Fitted::Stopped(signal) => return Ok(Some(signal)),
+            Fitted::Impossible(why) => ready.prepared.begin_ladder(&why),
         }
     }
+    ready.prepared.begin_stage(0);
     screen.line(ready.prepared.describe().trim_end());
     Ok(None)
 }
@@ -179,14 +182,14 @@ struct Finished {
 }
 
 async fn train(
-    ready: &Ready,
+    ready: &mut Ready,
     settings: &Settings,
     signals: &mut Signals,
     screen: &mut Screen,
     json: bool,
 ) -> Result<(Outcome, Finished), Failure> {
     let prepared = &ready.prepared;
-    let job = prepared.job();
+    let job = &prepared.job().clone();
     let files = agent::files(&settings.cache)?;
     // Held until this function returns, and freed by the system should we die.
     let _locks = prepared.lock_devices(settings)?;
@@ -203,38 +206,21 @@ async fn train(
         .transpose()
         .map_err(|error| Failure::new(ExitCode::MachineNotReady, error))?;
 
-    let mut plan = prepared.plan.clone();
-    let mut number = 1;
-    let mut incomplete = Vec::new();
-    let (outcome, ended) = loop {
-        let generation =
-            Generation { ready, settings, files: &files, run: &run, number, plan: &plan, trial: None, capped: true };
-        let mut ended = generation.launch(&mut journal, signals, screen).await?;
-        incomplete.append(&mut ended.incomplete);
-        incomplete.extend(ended.unwritten.iter().cloned());
-        let mut outcome = ended.outcome(&run, job, screen);
-        let next = match &outcome {
-            // What could not be removed holds the device, and a record that cannot be written would miss what follows. A peer that had to be
-            // killed before it sealed its log stands in no way.
-            Outcome::Failed(diagnosis) if ended.left.is_empty() && ended.unwritten.is_empty() => {
-                recovery::after(diagnosis, job, &plan, number - 1)
-            }
-            _ => Next::Over(None),
-        };
-        match next {
-            Next::Again { plan: finer, because } => {
-                screen.line(&because);
-                plan = *finer;
-                number += 1;
-            }
-            Next::Over(why) => {
-                if let (Outcome::Failed(diagnosis), Some(why)) = (&mut outcome, why) {
-                    diagnosis.message = format!("{}; {why}", diagnosis.message);
-                }
-                break (outcome, ended);
-            }
+    let mut run_of =
+        Running { settings, files: &files, run: &run, number: 0, restarts: 0, incomplete: Vec::new(), job };
+    let mut stage = 0;
+    let (outcome, ended, plan) = loop {
+        let (outcome, ended, plan) = run_of.stage(ready, &mut journal, signals, screen).await?;
+        stage += 1;
+        if stage == ready.prepared.stages() || !matches!(outcome, Outcome::Done) {
+            break (outcome, ended, plan);
         }
+        ready.prepared.begin_stage(stage);
+        let size = ready.prepared.stage();
+        screen.line(&format!("from epoch {} on: {} px", size.from_epoch + 1, size.imgsz));
     };
+    let Running { number, mut incomplete, .. } = run_of;
+    let prepared = &ready.prepared;
     // From here on what cannot be written is told beside the outcome, never in its place.
     let mut unwritten = run.adopt_output();
     if ended.limit_kept {
@@ -249,6 +235,62 @@ async fn train(
     };
     incomplete.extend(unwritten.err().map(|error| crate::error::chain(&error)));
     Ok((outcome, Finished { run, metrics: screen.metrics(), tail, printer, incomplete, left: ended.left }))
+}
+
+/// What the launches of a run have in common.
+struct Running<'a> {
+    settings: &'a Settings,
+    files: &'a agent::Files,
+    run: &'a RunDir,
+    job: &'a Job,
+    /// Launches so far.
+    number: u32,
+    /// Of them, those that followed a failure.
+    restarts: u32,
+    incomplete: Vec<String>,
+}
+
+impl Running<'_> {
+    /// Trains a stage, by as many launches as it takes.
+    async fn stage(
+        &mut self,
+        ready: &Ready,
+        journal: &mut Journal,
+        signals: &mut Signals,
+        screen: &mut Screen,
+    ) -> Result<(Outcome, Ended, Plan), Failure> {
+        let mut plan = ready.prepared.plan.clone();
+        loop {
+            self.number += 1;
+            let Self { settings, files, run, number, .. } = *self;
+            let generation = Generation { ready, settings, files, run, number, plan: &plan, trial: None, capped: true };
+            let mut ended = generation.launch(journal, signals, screen).await?;
+            self.incomplete.append(&mut ended.incomplete);
+            self.incomplete.extend(ended.unwritten.iter().cloned());
+            let mut outcome = ended.outcome(self.run, self.job, screen);
+            let next = match &outcome {
+                // What could not be removed holds the device, and a record that cannot be written would miss what follows. A peer that had
+                // to be killed before it sealed its log stands in no way.
+                Outcome::Failed(diagnosis) if ended.left.is_empty() && ended.unwritten.is_empty() => {
+                    recovery::after(diagnosis, self.job, &plan, self.restarts)
+                }
+                _ => Next::Over(None),
+            };
+            match next {
+                Next::Again { plan: finer, because } => {
+                    screen.line(&because);
+                    plan = *finer;
+                    self.restarts += 1;
+                }
+                Next::Over(why) => {
+                    if let (Outcome::Failed(diagnosis), Some(why)) = (&mut outcome, why) {
+                        diagnosis.message = format!("{}; {why}", diagnosis.message);
+                    }
+                    return Ok((outcome, ended, plan));
+                }
+            }
+        }
+    }
 }
 
 /// Lets the printer print what is left, unless the user has enough.

@@ -40,7 +40,7 @@ pub fn job_for(data: &str, set: &ResolvedData) -> String {
          epochs: 100\n\
          \n\
          # Side of the square training image in pixels, a multiple of 32. Small objects need more, memory grows with its\n\
-         # square.\n\
+         # square. Or sizes by epoch, counted from 0: {{0: 320, 50: 480, 80: 640}}.\n\
          imgsz: 640\n\
          \n\
          batch:\n\

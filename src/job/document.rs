@@ -8,7 +8,7 @@ use std::collections::{BTreeMap, HashMap};
 use std::path::PathBuf;
 
 use saphyr_parser::{Event, Parser, ScalarStyle, Span};
-use serde_yaml::Value;
+use serde_yaml::{Mapping, Value};
 
 use super::error::{Invalid, JobError, Place, printable};
 
@@ -70,6 +70,12 @@ pub(super) fn join(path: &str, key: &str) -> String {
 /// The path of an item of the list at `path`.
 pub(super) fn item(path: &str, index: usize) -> String {
     format!("{path}[{index}]")
+}
+
+/// The key of `map` that is written so: YAML takes `50` for a number.
+pub(super) fn written(map: &Mapping, key: &str) -> Value {
+    let number = key.parse().ok().filter(|number: &u64| number.to_string() == key).map(Value::from);
+    number.filter(|number| map.contains_key(number)).unwrap_or_else(|| key.into())
 }
 
 impl Document {

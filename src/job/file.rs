@@ -35,9 +35,8 @@ struct JobFile {
     /// Epochs in all. Default: 100.
     #[schemars(range(min = 1, max = 1_000_000))]
     epochs: Option<u32>,
-    /// Side of the square training image in pixels. Default: 640.
-    #[schemars(range(min = 32, max = 8192), extend("multipleOf" = 32))]
-    imgsz: Option<u32>,
+    /// Side of the square training image in pixels, or sides by the epoch from which they hold: {0: 320, 50: 640}. Default: 640.
+    imgsz: Option<ImageSizes>,
     /// Images of one optimizer step over all ranks. A number is the target; -1 lets the planner choose the micro-batch.
     batch: Option<Batch>,
     /// auto | 0 | [0, 1] (nvidia-smi order) | GPU-uuid | cpu | cpu:2 | [{cpu: 1.0, memory: 2GiB}]. Default: auto.
@@ -120,6 +119,23 @@ enum Trainer {
     /// Any program that reads torchrun's environment.
     Command,
 }
+
+#[derive(JsonSchema)]
+#[schemars(untagged)]
+#[expect(dead_code, reason = "described, never built")]
+enum ImageSizes {
+    /// One for the whole training.
+    Side(Side),
+    /// By epoch, counted from 0.
+    #[schemars(extend("required" = ["0"]))]
+    Schedule(BTreeMap<u32, Side>),
+}
+
+/// A multiple of 32.
+#[derive(JsonSchema)]
+#[schemars(transparent)]
+#[expect(dead_code, reason = "described, never built")]
+struct Side(#[schemars(range(min = 32, max = 8192), extend("multipleOf" = 32))] u32);
 
 #[derive(JsonSchema)]
 #[schemars(untagged)]

@@ -4,7 +4,7 @@ use std::path::Path;
 
 use serde_yaml::{Mapping, Value};
 
-use super::document::{Document, join};
+use super::document::{Document, join, written};
 use super::error::{Invalid, JobError, Place, printable};
 
 /// Sets every override into the document; the last of two for one key wins.
@@ -67,7 +67,7 @@ fn set(root: &mut Value, keys: &[&str], value: Value) -> Result<String, usize> {
         widen(at, &path);
         let map = at.as_mapping_mut().ok_or(depth)?;
         path = join(&path, key);
-        at = map.entry(Value::String((*key).to_owned())).or_insert(Value::Null);
+        at = map.entry(written(map, key)).or_insert(Value::Null);
     }
     // `batch=32` is short for the target alone: a micro-batch in the file stands.
     match (at.as_mapping_mut(), path.as_str()) {
@@ -89,6 +89,7 @@ fn widen(value: &mut Value, path: &str) {
             let key = if number.as_i64() == Some(-1) { "micro" } else { "target" };
             Mapping::from_iter([(key.into(), value.clone())])
         }
+        ("imgsz", Value::Number(_)) => Mapping::from_iter([(0.into(), value.clone())]),
         ("build", Value::String(_)) => Mapping::from_iter([("context".into(), value.clone())]),
         ("environment" | "build.args", Value::Sequence(list)) => {
             let pair = |entry: &Value| match entry.as_str()?.split_once('=') {

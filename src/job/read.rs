@@ -9,8 +9,9 @@ use super::compose::{self, Bases};
 use super::cursor::Cursor;
 use super::document::Document;
 use super::error::{Invalid, JobError, printable};
+use super::image_sizes::MOST_EPOCHS;
 use super::types::{Batch, Containers, Job, Micro, Network, OnOom, SplitWish, Trainer};
-use super::{device, settings};
+use super::{device, image_sizes, settings};
 
 /// Keys of a job at the top level.
 pub(super) const KEYS: &[&str] = &[
@@ -90,8 +91,8 @@ pub(super) fn job(document: &Document, bases: &Bases, notes: &mut Vec<String>) -
             .get("model")
             .map_or(Ok("yolov8n.yaml".into()), |model| path(&model, "a model such as `yolov8n.yaml`"))?,
         data: root.get("data").map(|data| path(&data, "a data set such as `data/shapes/data.yaml`")).transpose()?,
-        epochs: root.get("epochs").map_or(Ok(100), |epochs| epochs.whole32(1..=1_000_000, ""))?,
-        imgsz: root.get("imgsz").map_or(Ok(640), |side| image_side(&side))?,
+        epochs: root.get("epochs").map_or(Ok(100), |epochs| epochs.whole32(1..=MOST_EPOCHS, ""))?,
+        imgsz: root.get("imgsz").map_or(Ok(640.into()), |sizes| image_sizes::read(&sizes))?,
         batch: batch(&root, trainer, notes)?,
         device: device::read(&root)?,
         seed: root.get("seed").map_or(Ok(0), |seed| seed.whole(0..=u64::from(u32::MAX), ""))?,
@@ -158,6 +159,19 @@ fn agree(root: &Cursor<'_>, job: &Job) -> Result<(), JobError> {
             "it trains yolov8n.yaml to yolov8x.yaml and `.safetensors` made of them; `trainer: ultralytics` trains others"
         };
         return refuse("model", message, hint);
+    }
+    if job.imgsz.is_schedule() && command {
+        let message =
+            "`imgsz` changes from epoch to epoch, and a program of `trainer: command` is told one size".into();
+        return refuse("imgsz", message, "write one size such as `imgsz: 640`");
+    }
+    let (epoch, side) = job.imgsz.last();
+    if epoch >= job.epochs {
+        let message = format!(
+            "`imgsz` becomes {side} at epoch {epoch}, counted from 0, and the training has {} epochs",
+            job.epochs
+        );
+        return refuse(&format!("imgsz.{epoch}"), message, "leave this entry out, or give `epochs` a larger number");
     }
     if job.build.is_some() && job.image.is_some() {
         return refuse(
@@ -283,25 +297,6 @@ fn short_batch(at: &Cursor<'_>) -> Result<Option<u32>, JobError> {
         return Err(invalid.into());
     }
     at.whole32(1..=MOST_IMAGES, "images of one optimizer step, over all ranks").map(Some)
-}
-
-fn image_side(at: &Cursor<'_>) -> Result<u32, JobError> {
-    const STRIDE: u32 = 32;
-    const MOST: u32 = 8192;
-    let expected = format!("a multiple of {STRIDE} from {STRIDE} to {MOST} (pixels)");
-    let side = at.value.as_u64().and_then(|side| u32::try_from(side).ok()).ok_or_else(|| at.wrong(&expected))?;
-    if side % STRIDE == 0 && (STRIDE..=MOST).contains(&side) {
-        return Ok(side);
-    }
-    let below = (side / STRIDE * STRIDE).clamp(STRIDE, MOST);
-    let above = (below + STRIDE).min(MOST);
-    let mut invalid = at.wrong(expected);
-    invalid.hint = Some(if side < below || below == above {
-        format!("the nearest is {below}")
-    } else {
-        format!("the nearest are {below} and {above}")
-    });
-    Err(invalid.into())
 }
 
 fn name(root: &Cursor<'_>, document: &Document) -> Result<String, JobError> {

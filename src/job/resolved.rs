@@ -6,7 +6,7 @@ use std::fmt::Write as _;
 use serde_json::{Map, Value as Json, json};
 use serde_yaml::Value;
 
-use super::document::Document;
+use super::document::{Document, written};
 use super::error::printable;
 use super::types::{Job, Micro, Volume};
 use super::units::write_duration;
@@ -21,7 +21,7 @@ impl ResolvedJob {
         // The name alone on every line: the folder stands above.
         let name = self.file.file_name().unwrap_or_default().to_string_lossy();
         for entry in entries(&self.job) {
-            let line = format!("{}{}:{}", "  ".repeat(entry.depth), scalar(&entry.key), entry.text());
+            let line = format!("{}{}:{}", "  ".repeat(entry.depth), entry.written_key(), entry.text());
             let origin = self.origins.get(&entry.path()).map(|origin| match origin {
                 Origin::Default => "default".to_owned(),
                 Origin::CommandLine => "command line".to_owned(),
@@ -64,7 +64,7 @@ fn given(root: &Value, keys: &[String]) -> bool {
     let mut at = root;
     for (depth, key) in keys.iter().enumerate() {
         match at {
-            Value::Mapping(map) => match map.get(key.as_str()) {
+            Value::Mapping(map) => match map.get(written(map, key)) {
                 Some(value) => at = value,
                 None => return false,
             },
@@ -96,6 +96,11 @@ impl Entry {
         self.keys.join(".")
     }
 
+    /// The key as text of YAML; an epoch is a number.
+    fn written_key(&self) -> String {
+        if self.depth > 0 && self.keys[0] == "imgsz" { self.key.clone() } else { scalar(&self.key) }
+    }
+
     fn text(&self) -> String {
         self.value.as_ref().map_or(String::new(), |value| format!(" {}", flow(value)))
     }
@@ -110,7 +115,7 @@ fn entries(job: &Job) -> Vec<Entry> {
     add("model", json!(job.model));
     add("data", json!(job.data));
     add("epochs", json!(job.epochs));
-    add("imgsz", json!(job.imgsz));
+    add("imgsz", job.imgsz.write());
     let micro = match job.batch.micro {
         Micro::Auto => json!("auto"),
         Micro::Fixed(micro) => json!(micro),

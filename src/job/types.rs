@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use serde_json::Value;
 
+use super::image_sizes::ImageSizes;
 use crate::inventory::DeviceRequest;
 
 /// What the user asks for. Every field has its value; [`super::ResolvedJob::origins`] says who set it.
@@ -22,8 +23,8 @@ pub struct Job {
     pub data: Option<String>,
     /// Epochs in all.
     pub epochs: u32,
-    /// Side of the square training image in pixels.
-    pub imgsz: u32,
+    /// Side of the square training image in pixels, which may change from epoch to epoch.
+    pub imgsz: ImageSizes,
     /// How many images a step takes.
     pub batch: Batch,
     /// Which devices are wanted, from `device` or `gpus`.

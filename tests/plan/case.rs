@@ -48,7 +48,7 @@ impl Case {
     pub fn bytes(&self, device: &Device, micro: u32) -> f64 {
         let (_, memory) = self.known(device);
         let fixed = memory.context_bytes + memory.weights_bytes + memory.gradients_and_optimizer_bytes;
-        let pixels = f64::from(self.job.imgsz).powi(2) * f64::from(micro);
+        let pixels = f64::from(self.job.imgsz.largest()).powi(2) * f64::from(micro);
         let labels = f64::from(self.knowledge.labels);
         let training = pixels * (memory.bytes_per_pixel + memory.bytes_per_pixel_and_label * labels);
         let validation = pixels * f64::from(self.abilities.validation) * memory.validation_bytes_per_pixel;
@@ -94,14 +94,14 @@ pub fn random(job: &Job, rng: &mut Rng, limits: Limits) -> Case {
     let kinds = rng.between(1, 5);
     let target = if rng.one_in(3) { rng.between(1, limits.target) } else { rng.spread(1, limits.target) };
     let known: Vec<Known> = (0..kinds).map(|_| known(rng)).collect();
-    job.imgsz = 32 * rng.between(1, 20);
+    job.imgsz = (32 * rng.between(1, 20)).into();
     let labels = rng.between(0, 200);
     let count = rng.spread(1, limits.devices);
     let devices = (0..count).map(|index| {
         let kind = rng.between(0, kinds - 1);
         let memory = known[kind as usize].memory.expect("given");
         // From less than an image to as many as the limit.
-        let image = f64::from(job.imgsz).powi(2)
+        let image = f64::from(job.imgsz.largest()).powi(2)
             * (memory.bytes_per_pixel + memory.bytes_per_pixel_and_label * f64::from(labels));
         let fixed = memory.context_bytes + memory.weights_bytes + memory.gradients_and_optimizer_bytes;
         let images =

@@ -100,7 +100,7 @@ impl TrainError {
 /// How a training ended that did not fail.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum End {
-    /// All epochs are done.
+    /// All epochs are done, or those that this launch was to do.
     Done,
     /// It was asked to end, and left a state to go on from.
     Stopped,

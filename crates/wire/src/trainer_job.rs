@@ -21,8 +21,11 @@ pub struct TrainerJob {
     pub model: String,
     /// Data set.
     pub data: DataSet,
-    /// Epochs in all.
+    /// Epochs in all. Whatever depends on the whole training goes by this.
     pub epochs: u32,
+    /// End before this epoch, counted from 0, with a state to go on from; absent: at the end of the training.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub until_epoch: Option<u32>,
     /// Side of the square training image in pixels.
     pub imgsz: u32,
     /// Seed of every random choice.

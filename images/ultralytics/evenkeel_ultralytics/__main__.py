@@ -63,6 +63,7 @@ def train(events, scratch, stop):
         workers=workers,
         seed=asked["seed"],
         output=asked["output"],
+        until_epoch=asked.get("until_epoch"),
         stop=stop,
         events=events,
     )

@@ -19,6 +19,9 @@ def write(trainer, folder):
         "version": VERSION,
         "run": identity(trainer),
         "epoch": trainer.epoch,
+        "imgsz": trainer.args.imgsz,
+        # Whether patience has ended the training with this epoch.
+        "over": bool(trainer.stop),
         "model": unwrap_model(trainer.model).state_dict(),
         "average": trainer.ema.ema.state_dict(),
         "updates": trainer.ema.updates,
@@ -27,6 +30,7 @@ def write(trainer, folder):
         "best_fitness": number(trainer.best_fitness),
         "fitness": number(trainer.fitness),
         "best_epoch": trainer.best_epoch,
+        "loss_items": trainer.loss_items,
         "stopper": [number(trainer.stopper.best_fitness), trainer.stopper.best_epoch],
     }
     part = folder / f".{NAME}.part"
@@ -56,10 +60,24 @@ def take(trainer, state):
     trainer.ema.updates = state["updates"]
     trainer.optimizer.load_state_dict(state["optimizer"])
     trainer.scaler.load_state_dict(state["scaler"])
-    trainer.best_fitness, trainer.fitness = state["best_fitness"], state["fitness"]
-    trainer.best_epoch = state["best_epoch"]
-    trainer.stopper.best_fitness, trainer.stopper.best_epoch = state["stopper"]
     trainer.start_epoch = state["epoch"] + 1
+    # The loss of an end-to-end model changes with every epoch that is done.
+    network = unwrap_model(trainer.model)
+    network.criterion = network.init_criterion()
+    if hasattr(network.criterion, "update"):
+        for _ in range(trainer.start_epoch):
+            network.criterion.update()
+    # States did not always say what follows. A validation adds to losses like those of the last batch.
+    trainer.loss_items = {name: value.to(trainer.device) for name, value in state.get("loss_items", {}).items()}
+    trainer.over = state.get("over", False)
+    trainer.resized = state.get("imgsz", trainer.args.imgsz) != trainer.args.imgsz
+    if trainer.resized and not trainer.over:
+        # Figures of another size do not compare, and patience begins anew with it.
+        trainer.best_epoch = trainer.stopper.best_epoch = trainer.start_epoch
+    else:
+        trainer.best_fitness, trainer.fitness = state["best_fitness"], state["fitness"]
+        trainer.best_epoch = state["best_epoch"]
+        trainer.stopper.best_fitness, trainer.stopper.best_epoch = state["stopper"]
     # The generators begin anew in every process: an epoch must not augment as the first one did.
     seed = (trainer.seed * 1_000_003 + 1_009 * trainer.start_epoch + trainer.world.rank) % 2**32
     random.seed(seed)

@@ -23,10 +23,14 @@ from .faults import Faults
 from .memory import DataSegment
 
 
+class NothingLeft(Exception):
+    """All epochs that this launch was to train are done."""
+
+
 class Trainer(DetectionTrainer):
     """Trains detection models on one rank of a group that exists already."""
 
-    def __init__(self, *, overrides, described, cut, world, workers, seed, output, stop, events):
+    def __init__(self, *, overrides, described, cut, world, workers, seed, output, until_epoch, stop, events):
         # The base class's constructor calls get_dataset, so these come first.
         self.described, self.cut, self.world, self.events = described, cut, world, events
         self.workers, self.seed, self.process = workers, seed, stop
@@ -47,6 +51,10 @@ class Trainer(DetectionTrainer):
         # What the limit of a CPU device counts.
         capped = resource.getrlimit(resource.RLIMIT_DATA)[0] != resource.RLIM_INFINITY
         self.data_segment = DataSegment().always() if capped and not world.cuda else None
+        # The epoch before which this launch ends.
+        self.until_epoch = self.epochs if until_epoch is None else min(until_epoch, self.epochs)
+        # Whether the training is over, by its length or by patience, and whether an earlier launch had images of another size.
+        self.over = self.resized = False
         self.micro_batches = self.steps = 0
         self.under_way = False
         self.validated, self.best_epoch = False, 0
@@ -90,6 +98,15 @@ class Trainer(DetectionTrainer):
                 stack.enter_context(replaced(nn.parallel, "DistributedDataParallel", CpuDataParallel))
             super()._setup_train()
 
+    def _do_train(self):
+        """The base class's loop makes one epoch at least."""
+        try:
+            super()._do_train()
+        except NothingLeft:
+            # A launch that patience ended may have failed in what follows. The best weights are validated at their own size.
+            if self.over and not self.resized:
+                self.final_eval()
+
     # -- a step -------------------------------------------------------------------------------------------------------
 
     def resume_training(self, ckpt):
@@ -103,9 +120,15 @@ class Trainer(DetectionTrainer):
             # A row may have been written for an epoch whose state was not.
             kept = self.rows[: 1 + self.start_epoch]
             self.csv.write_text("".join(f"{row}\n" for row in kept), encoding="utf-8")
-            self.events.note(f"going on from epoch {self.start_epoch + 1} of {self.epochs}")
+            if self.over:
+                self.events.note(f"patience has ended the training after epoch {self.start_epoch} of {self.epochs}")
+            elif self.start_epoch < self.until_epoch:
+                self.events.note(f"going on from epoch {self.start_epoch + 1} of {self.epochs}")
 
     def start_clock(self):
+        if self.over or self.start_epoch >= self.until_epoch:
+            self.epoch = self.start_epoch - 1
+            raise NothingLeft
         self.under_way = True
         self.step_began = time.perf_counter()
 
@@ -197,11 +220,14 @@ class Trainer(DetectionTrainer):
             saved = super().save_model()
             if self.is_best():
                 self.best_epoch = self.epoch
-            # What would follow the last epoch is its validation alone: a launch that has to repeat that repeats the epoch.
-            if self.epoch + 1 < self.epochs:
-                state.write(self, self.output / "weights")
+            self.save_state()
             self.process.saved = self.epoch
         return saved
+
+    def save_state(self):
+        # What would follow the last epoch is its validation alone: a launch that has to repeat that repeats the epoch.
+        if self.epoch + 1 < self.epochs:
+            state.write(self, self.output / "weights")
 
     def save_metrics(self, metrics):
         with self.process.writing:
@@ -225,11 +251,20 @@ class Trainer(DetectionTrainer):
         )
         self.validated = False
         self.step_began = time.perf_counter()
+        if leader:
+            # Rank 0 alone knows yet that patience has come to its end.
+            self.over = self.stop
+            ends = self.stop or self.epoch + 1 >= self.until_epoch
+            if ends and not self.args.save:
+                with self.process.writing:
+                    self.save_state()
+            self.stop = ends
 
     def final_eval(self):
-        """Validates the best weights once more, all ranks sharing the work: the base class would ask for a CUDA device."""
+        """Validates the best weights once more, all ranks sharing the work: the base class would ask for a CUDA device. Only when the
+        training is over: before that these weights are not the best yet, and the last ones are gone on from."""
         state = [None]
-        if self.world.rank == 0 and self.best.exists():
+        if self.world.rank == 0 and self.over and self.best.exists():
             with self.process.writing:
                 last = strip_optimizer(self.last) if self.last.exists() else {}
                 strip_optimizer(self.best, updates={"train_results": last.get("train_results")})

@@ -12,9 +12,9 @@ use crate::fit::Heard;
 use crate::fit::store::{self, Found, Key, Of};
 use crate::image;
 use crate::inventory::{Device, Kind};
-use crate::job::{Micro, Trainer};
+use crate::job::{Micro, Stage, Trainer};
 use crate::plan::memory::Images;
-use crate::plan::{Abilities, Knowledge, Lighter};
+use crate::plan::{Abilities, Knowledge, Lighter, Plan};
 use crate::settings::Settings;
 
 /// Of a device's memory, what a plan leaves free: our trainer's is counted to the byte, but what an epoch brings is chance.
@@ -58,7 +58,7 @@ impl Prepared {
     #[must_use]
     pub fn images(&self, knowledge: &Knowledge) -> Images {
         let validation = Abilities::of(self.job().trainer).validation;
-        Images { side: self.job().imgsz, labels: knowledge.labels, validation }
+        Images { side: self.stage().imgsz, labels: knowledge.labels, validation }
     }
 
     /// Memory of a GPU that is taken before the job is there, in bytes; 0 where that is unknown.
@@ -86,7 +86,7 @@ impl Prepared {
         Some(Key {
             trainer: job.trainer.name().to_owned(),
             model,
-            imgsz: job.imgsz,
+            imgsz: self.stage().imgsz,
             classes: self.data.as_ref()?.data.names.len(),
             image,
             amp: self.plan.amp.map(|amp| amp.name().to_owned()),
@@ -95,10 +95,17 @@ impl Prepared {
         })
     }
 
-    /// What the cache knows of the job on the devices that it was given, if that is enough for a plan.
+    /// What is known of the stage on the devices that the job was given, by a trial just now or from the cache, if that is enough for a plan.
     #[must_use]
     pub fn knowledge(&self, settings: &Settings) -> Option<Knowledge> {
-        let key = self.key(settings)?;
+        self.knowledge_of(self.stage().imgsz, settings)
+    }
+
+    fn knowledge_of(&self, imgsz: u32, settings: &Settings) -> Option<Knowledge> {
+        if let Some(found) = self.found.get(&imgsz) {
+            return Some(found.clone());
+        }
+        let key = Key { imgsz, ..self.key(settings)? };
         let found = store::read(&settings.cache, &key);
         let labels = *found.labels.get(&self.data_name()?)?;
         let of = |device: &Device| {
@@ -113,12 +120,19 @@ impl Prepared {
         Some(Knowledge { kinds, labels, all_reduce_seconds, reserve: self.reserve(), lighter })
     }
 
+    /// What is known of each stage of which anything is.
+    #[must_use]
+    pub fn known_stages(&self, settings: &Settings) -> Vec<(Stage, Knowledge)> {
+        let known = |planned: &super::Planned| Some((planned.stage, self.knowledge_of(planned.stage.imgsz, settings)?));
+        self.stages.iter().filter_map(known).collect()
+    }
+
     /// What a trial found, as knowledge; and kept for the next run, as far as that can be named.
     ///
     /// # Errors
     ///
     /// The cache cannot be written.
-    pub fn learn(&self, heard: &Heard, kinds: &[Kind], settings: &Settings) -> std::io::Result<Knowledge> {
+    pub fn learn(&mut self, heard: &Heard, kinds: &[Kind], settings: &Settings) -> std::io::Result<Knowledge> {
         let kinds = heard.kinds(kinds);
         let (labels, all_reduce_seconds) = (heard.labels(), heard.all_reduce_seconds());
         let key = self.key(settings);
@@ -128,10 +142,12 @@ impl Prepared {
             let found = Found { kinds: kinds.iter().map(of).collect(), labels: [(data, labels)].into() };
             store::write(&settings.cache, key, found)?;
         }
-        Ok(Knowledge { kinds, labels, all_reduce_seconds, reserve: self.reserve(), lighter })
+        let knowledge = Knowledge { kinds, labels, all_reduce_seconds, reserve: self.reserve(), lighter };
+        self.found.insert(self.stage().imgsz, knowledge.clone());
+        Ok(knowledge)
     }
 
-    /// Plans with what the cache knows, where it knows enough.
+    /// Plans every stage of which enough is known with that.
     ///
     /// # Errors
     ///
@@ -140,7 +156,14 @@ impl Prepared {
         if !self.is_fittable() || self.smoke {
             return Ok(());
         }
-        self.knowledge(settings).map_or(Ok(()), |knowledge| self.plan_again(&knowledge))
+        for at in 0..self.stages() {
+            self.begin_stage(at);
+            if let Some(knowledge) = self.knowledge(settings) {
+                self.plan_again(&knowledge)?;
+            }
+        }
+        self.begin_stage(0);
+        Ok(())
     }
 
     /// The same for a plan alone, for which data and model need not be there.
@@ -157,32 +180,49 @@ impl Prepared {
         Ok(())
     }
 
-    /// Whether the plan was made with what is known of memory.
+    /// Whether the stage was planned with what is known of memory.
     #[must_use]
     pub fn is_known(&self) -> bool {
         self.plan.ranks.iter().all(|rank| rank.memory.predicted_bytes.is_some())
     }
 
-    /// Plans with micro-batches that mostly fit, to step down from: `why` nothing better can be done.
-    pub fn begin_ladder(&mut self, why: &str) {
-        if let Some(plan) = self.plan.at_most(LADDER) {
-            self.plan = plan;
-        }
-        self.plan.warnings.push(format!(
-            "what fits was not found out ({why}): micro-batches begin at {} and are halved where memory runs out",
-            self.plan.micro_batch_of(0)
-        ));
+    /// Whether all stages were.
+    #[must_use]
+    pub fn all_known(&self) -> bool {
+        let plans = self.stages.iter().map(|planned| &planned.plan);
+        plans.flat_map(|plan| &plan.ranks).all(|rank| rank.memory.predicted_bytes.is_some())
     }
 
-    /// Plans again, with what is known.
+    /// Plans the stage with micro-batches that mostly fit, to step down from: `why` nothing better can be done.
+    pub fn begin_ladder(&mut self, why: &str) {
+        let mut plan = self.plan.at_most(LADDER).unwrap_or_else(|| self.plan.clone());
+        plan.warnings.push(format!(
+            "what fits was not found out ({why}): micro-batches begin at {} and are halved where memory runs out",
+            plan.micro_batch_of(0)
+        ));
+        self.set(plan, self.devices.clone());
+    }
+
+    /// Plans the stage again, with what is known.
     ///
     /// # Errors
     ///
     /// It does not fit.
     pub fn plan_again(&mut self, knowledge: &Knowledge) -> Result<(), Failure> {
-        let (plan, devices) = planned(&self.resolved, &self.inventory, &self.selection, self.smoke, Some(knowledge))?;
-        (self.plan, self.devices) = (plan, devices);
+        let side = self.stage().imgsz;
+        let (plan, devices) =
+            planned(&self.resolved, &self.inventory, &self.selection, self.smoke, side, Some(knowledge))?;
+        self.set(plan, devices);
         Ok(())
+    }
+
+    fn set(&mut self, mut plan: Plan, devices: Vec<Device>) {
+        if let Some(preflight) = self.preflight {
+            plan.settle_preflight(preflight);
+        }
+        let planned = &mut self.stages[self.at];
+        (planned.plan, planned.devices) = (plan.clone(), devices.clone());
+        (self.plan, self.devices) = (plan, devices);
     }
 
     fn reserve(&self) -> f64 {

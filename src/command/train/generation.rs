@@ -128,7 +128,7 @@ impl Generation<'_> {
                 "logs",
                 json!({ "generation": self.number, "ranks": logs.iter().map(|log| &log.fact).collect::<Vec<_>>() }),
             ),
-            ("attempt", heard.attempt(self.number, self.plan, job.imgsz)),
+            ("attempt", heard.attempt(self.number, self.plan, prepared.stage().imgsz)),
         ];
         for (fact, detail) in facts {
             if let Err(lost) = journal.append(fact, detail) {

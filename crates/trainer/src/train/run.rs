@@ -197,6 +197,9 @@ struct Progress {
     step: u64,
     /// Whether the last step ended an epoch whose validation is still to come.
     epoch_open: bool,
+    /// Side of the images in pixels; states did not always have it.
+    #[serde(default)]
+    imgsz: Option<u32>,
     seconds: f64,
     /// Sums of the epoch's losses so far.
     sums: [f64; 3],
@@ -309,6 +312,11 @@ impl<'a> Run<'a> {
         (self.step / self.steps_per_epoch()) as u32
     }
 
+    /// The epoch before which this process ends, from 0.
+    fn until_epoch(&self) -> u32 {
+        self.job.told.until_epoch.unwrap_or(u32::MAX).min(self.job.told.epochs)
+    }
+
     fn is_leader(&self) -> bool {
         self.team.rank() == 0
     }
@@ -373,8 +381,14 @@ impl<'a> Run<'a> {
         if let (Some(scaler), Some((scale, steady))) = (&mut training.scaler, progress.scaler) {
             (scaler.scale, scaler.steady) = (scale, steady);
         }
-        // A finer cut that memory asked for stays, if the ranks share the images as they did.
-        training.cut = training.cut.clone().finer(Cut(progress.cut));
+        // A finer cut that memory asked for stays, if the ranks share the images as they did; that of larger images says nothing.
+        if progress.imgsz.is_none_or(|side| side <= self.job.told.imgsz) {
+            training.cut = training.cut.clone().finer(Cut(progress.cut));
+        }
+        // Figures of another size do not compare, and patience begins anew with it; a training that had ended early stays ended.
+        if progress.imgsz.is_some_and(|side| side != self.job.told.imgsz) && !self.is_stale() {
+            self.best = None;
+        }
         Ok(self.step)
     }
 
@@ -390,6 +404,7 @@ impl<'a> Run<'a> {
             cut: training.cut.0.clone(),
             step: self.step,
             epoch_open: self.epoch_open,
+            imgsz: Some(self.job.told.imgsz),
             seconds: self.before + self.began.elapsed().as_secs_f64(),
             sums: self.sums,
             optimizer_updates: training.optimizer.state().1,
@@ -435,12 +450,13 @@ impl<'a> Run<'a> {
 
     fn train(mut self, stop: &Stop) -> Result<End, TrainError> {
         let total = u64::from(self.job.told.epochs) * self.steps_per_epoch();
+        let until = u64::from(self.until_epoch()) * self.steps_per_epoch();
         if self.epoch_open {
             self.end_epoch()?;
         }
         self.training.set_probe(Box::new(self.probe()));
         let mut loader = self.loader();
-        while self.step < total && !self.is_stale() {
+        while self.step < until && !self.is_stale() {
             let began = Instant::now();
             let batch = loader.next().expect("a batch for every step");
             tell_grey(&batch.problems, self.events);
@@ -471,6 +487,16 @@ impl<'a> Run<'a> {
         }
         drop(loader);
         self.finish()?;
+        if self.step < total && !self.is_stale() {
+            if self.is_leader() {
+                let (until, told) = (self.until_epoch(), &self.job.told);
+                println!(
+                    "{until} of {} epochs are done, the last at {} px; the run goes on from there",
+                    told.epochs, told.imgsz
+                );
+            }
+            return Ok(End::Done);
+        }
         if self.is_leader() && self.job.settings.plots {
             self.tell_undrawn(pictures::results(Path::new(&self.job.told.output)));
         }
@@ -484,7 +510,7 @@ impl<'a> Run<'a> {
         let (target, start) = (self.job.cut.target() as usize, self.job.cut.start(self.team.rank()) as usize);
         let share = self.job.cut.share(self.team.rank()) as usize;
         let (first, steps, epochs) = (self.step, self.steps_per_epoch(), self.job.told.epochs);
-        let wanted = (0..epochs).skip((first / steps) as usize).flat_map(move |epoch| {
+        let wanted = (0..self.until_epoch()).skip((first / steps) as usize).flat_map(move |epoch| {
             let images = order.epoch(epoch);
             let skipped = first.saturating_sub(u64::from(epoch) * steps) as usize;
             let of_step = move |step: &[u32]| Wanted {

@@ -6,6 +6,7 @@
 
 mod memory;
 mod place;
+mod stages;
 #[path = "../support/mod.rs"]
 mod support;
 mod trial;

@@ -89,6 +89,9 @@ pub struct Job<'a> {
     pub place: &'a Place,
     pub args: Value,
     pub epochs: u32,
+    pub until_epoch: Option<u32>,
+    /// Side of the training images, in pixels.
+    pub side: u32,
     pub cut: Vec<Vec<u32>>,
     pub seed: u64,
     pub model: String,
@@ -105,6 +108,8 @@ impl<'a> Job<'a> {
             place,
             args,
             epochs: 1,
+            until_epoch: None,
+            side: SIDE,
             cut: vec![vec![8]],
             seed: 0,
             model: "yolov8n.yaml".into(),
@@ -140,7 +145,7 @@ impl<'a> Job<'a> {
         let mut job = json!({
             "version": 1, "run": "test", "generation": 1, "device": "cpu", "model": self.model,
             "data": {"path": self.place.path(), "train": ["images/train"], "val": ["images/val"], "names": {"0": "red", "1": "green"}},
-            "epochs": self.epochs, "imgsz": SIDE, "seed": self.seed, "target_batch": self.cut.iter().flatten().sum::<u32>(),
+            "epochs": self.epochs, "until_epoch": self.until_epoch, "imgsz": self.side, "seed": self.seed, "target_batch": self.cut.iter().flatten().sum::<u32>(),
             "micro_batches": self.cut, "micro_from_step": self.micro_from_step, "step_down": self.step_down, "output": out,
             "max_images": self.max_images, "args": self.args,
         });
@@ -166,12 +171,18 @@ pub struct Running {
 impl Running {
     /// Waits until rank 0 has told of so many steps.
     pub fn until_steps(&self, count: usize) {
+        self.until(count, "steps", |event| matches!(event, Event::Step { .. }));
+    }
+
+    /// Waits until rank 0 has told of so many epochs' weights, which are on the disk then.
+    pub fn until_checkpoints(&self, count: usize) {
+        self.until(count, "checkpoints", |event| matches!(event, Event::Checkpoint { .. }));
+    }
+
+    fn until(&self, count: usize, what: &str, is_one: impl Fn(&Event) -> bool) {
         let began = Instant::now();
-        let steps = || {
-            support::events(&self.ranks[0].events).iter().filter(|event| matches!(event, Event::Step { .. })).count()
-        };
-        while steps() < count {
-            assert!(began.elapsed() < PATIENCE, "no {count} steps");
+        while support::events(&self.ranks[0].events).iter().filter(|event| is_one(event)).count() < count {
+            assert!(began.elapsed() < PATIENCE, "no {count} {what}");
             std::thread::sleep(Duration::from_millis(2));
         }
     }
@@ -190,9 +201,9 @@ impl Running {
         (0..self.ranks.len()).for_each(|rank| self.signal(rank, libc::SIGTERM));
     }
 
-    pub fn kill(self) {
+    pub fn kill(self) -> Trained {
         (0..self.ranks.len()).for_each(|rank| self.kill_rank(rank));
-        self.end();
+        self.end()
     }
 
     pub fn end(self) -> Trained {
@@ -270,6 +281,12 @@ impl Trained {
             values.into_iter().map(f32::to_bits).collect()
         };
         self.state().iter().map(|(name, tensor)| (name.clone(), bits(tensor))).collect()
+    }
+
+    /// What the state says beside its tensors.
+    pub fn progress(&self) -> Value {
+        let state = checkpoint::read(&self.out.join("weights/state.safetensors")).expect("a state");
+        serde_json::from_str(&state.texts["progress"]).expect("an object")
     }
 }
 
