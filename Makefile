@@ -12,7 +12,7 @@ TORCH_CRATES := -p tch-distributed -p evenkeel-allocator -p evenkeel-yolo -p eve
 .DEFAULT_GOAL := help
 .PHONY: help build train smoke images workbench workbench-down controller
 .PHONY: test test-lint test-host test-torch test-torch-plain test-ddp-python test-official test-docker test-training test-workbench
-.PHONY: test-gpu check-memory check-long check-learning deny bench bench-ddp bench-native bench-plan bench-fit clean
+.PHONY: test-gpu check-memory check-long check-learning deny bench bench-ddp bench-native bench-plan bench-fit bench-unlike clean
 
 help: ## This list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-16s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -116,7 +116,7 @@ check-long: ## What takes long, whole: make test runs samples of it
 	EVENKEEL_TEST_LONG=1 $(CARGO) test --release --locked --test plan
 	EVENKEEL_TEST_LONG=1 $(MAKE) test-torch-plain check-memory test-docker test-training test-workbench
 	$(CARGO) test --locked --test image -- --ignored --nocapture
-	$(MAKE) bench bench-ddp bench-native bench-plan bench-fit check-learning deny
+	$(MAKE) bench bench-ddp bench-native bench-plan bench-fit bench-unlike check-learning deny
 
 check-learning: ## Whether the native trainer learns as well as the official one: two sets, three seeds each, half an hour
 	OUTPUT=$(CURDIR)/target/bench DOCKER_ARGS="--env EVENKEEL_LEARN_EPOCHS --env EVENKEEL_LEARN_IMAGES" && \
@@ -138,6 +138,11 @@ bench-fit: ## What autobatch predicts against what trains, cell by cell: make be
 	images=$$($(CARGO) run --quiet --locked -- image build debian worker ultralytics) && \
 	EVENKEEL_TEST_ENGINE=required EVENKEEL_TEST_IMAGE=$${images%%[[:space:]]*} \
 	$(CARGO) bench --locked --bench fit -- $(CELLS)
+
+bench-unlike: ## Two unlike devices in one training against what each does alone
+	images=$$($(CARGO) run --quiet --locked -- image build debian worker) && \
+	EVENKEEL_TEST_ENGINE=required EVENKEEL_TEST_IMAGE=$${images%%[[:space:]]*} \
+	$(CARGO) bench --locked --bench unlike
 
 bench-plan: ## The planner beside brute force, on 1,000 devices, and on every random case
 	$(CARGO) bench --locked --bench plan

@@ -176,6 +176,12 @@ fn too_large(micro: u32, imgsz: u32, device: &str, budget: u64, parts: &MemoryPa
             bytes(fixed)
         );
     }
+    if parts.least_bytes > budget {
+        return format!(
+            "{device} has {has} of memory for training, less than the {} that a rank needs at some moment whatever its batch",
+            bytes(parts.least_bytes)
+        );
+    }
     format!(
         "{device} has {has} of memory for training, less than the {} that a micro-batch of {} needs at `imgsz` {imgsz}: \
          {made_of}, activations {}, validation {}",

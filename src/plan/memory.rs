@@ -18,6 +18,9 @@ pub struct MemoryModel {
     pub bytes_per_pixel_and_label: f64,
     /// Bytes for each pixel of a validation image; 0 where nothing is validated on the device.
     pub validation_bytes_per_pixel: f64,
+    /// What is needed whatever the batch, while a trainer starts or updates the weights: next to it, a small one does not count.
+    #[serde(default)]
+    pub least_bytes: u64,
 }
 
 /// What the images of a job are like, as far as memory cares, and how many a validation takes at once.
@@ -44,6 +47,9 @@ pub struct MemoryParts {
     pub activations_bytes: u64,
     /// A batch of the validation, which has the place of the activations: they are not there at the same time.
     pub validation_bytes: u64,
+    /// What is needed in all whatever the batch, at some other moment.
+    #[serde(default)]
+    pub least_bytes: u64,
 }
 
 impl MemoryParts {
@@ -54,10 +60,11 @@ impl MemoryParts {
         parts.into_iter().fold(0, u64::saturating_add)
     }
 
-    /// The peak: of training and validation the one that needs more.
+    /// The peak: of training, validation and all else what needs most.
     #[must_use]
     pub fn peak_bytes(&self) -> u64 {
-        self.fixed_bytes().saturating_add(self.activations_bytes.max(self.validation_bytes))
+        let images = self.activations_bytes.max(self.validation_bytes);
+        self.fixed_bytes().saturating_add(images).max(self.least_bytes)
     }
 }
 
@@ -75,6 +82,7 @@ impl MemoryModel {
             gradients_and_optimizer_bytes: self.gradients_and_optimizer_bytes,
             activations_bytes: bytes(training),
             validation_bytes: bytes(validation),
+            least_bytes: self.least_bytes,
         }
     }
 
@@ -109,6 +117,7 @@ mod tests {
         bytes_per_pixel: 2.0,
         bytes_per_pixel_and_label: 0.5,
         validation_bytes_per_pixel: 1.5,
+        least_bytes: 0,
     };
 
     #[test]
@@ -119,6 +128,14 @@ mod tests {
         assert_eq!((parts.fixed_bytes(), parts.peak_bytes()), (600, 1800));
         let parts = MODEL.predict(4, Images { labels: 0, validation: 2, ..images });
         assert_eq!((parts.activations_bytes, parts.validation_bytes, parts.peak_bytes()), (800, 1200, 1800));
+    }
+
+    #[test]
+    fn a_small_batch_needs_what_any_needs() {
+        let images = Images { side: 10, labels: 2, validation: 1 };
+        let model = MemoryModel { least_bytes: 1000, ..MODEL };
+        assert_eq!((model.predict(1, images).peak_bytes(), model.predict(4, images).peak_bytes()), (1000, 1800));
+        assert_eq!(model.most_images(999, images, 64), 0);
     }
 
     #[test]

@@ -52,12 +52,12 @@ impl Case {
         let labels = f64::from(self.knowledge.labels);
         let training = pixels * (memory.bytes_per_pixel + memory.bytes_per_pixel_and_label * labels);
         let validation = pixels * f64::from(self.abilities.validation) * memory.validation_bytes_per_pixel;
-        fixed as f64 + training.max(validation)
+        (fixed as f64 + training.max(validation)).max(memory.least_bytes as f64)
     }
 
     /// Images of the largest micro-batch of a device, up to the target.
     pub fn most(&self, device: &Device) -> u32 {
-        let budget = device.memory_budget_bytes.expect("given") as f64;
+        let budget = device.memory_budget_bytes.expect("given") as f64 * (1.0 - self.knowledge.reserve);
         (1..=self.target()).take_while(|micro| self.bytes(device, *micro) + 1.0 <= budget).last().unwrap_or(0)
     }
 }
@@ -127,7 +127,8 @@ pub fn random(job: &Job, rng: &mut Rng, limits: Limits) -> Case {
     };
     let kinds = (0..kinds).zip(known).map(|(kind, known)| (gpu(0, kind, 0).kind(), known)).collect();
     let all_reduce_seconds = if rng.one_in(3) { rng.unit() * 0.2 } else { 0.0 };
-    let knowledge = Knowledge { kinds, labels, all_reduce_seconds, lighter: Vec::new() };
+    let reserve = if rng.one_in(3) { 0.05 * rng.unit() } else { 0.0 };
+    let knowledge = Knowledge { kinds, labels, all_reduce_seconds, reserve, lighter: Vec::new() };
     Case { job, devices, abilities, knowledge }
 }
 
@@ -144,6 +145,7 @@ fn known(rng: &mut Rng) -> Known {
         bytes_per_pixel: 50.0 + 500.0 * rng.unit(),
         bytes_per_pixel_and_label: rng.unit(),
         validation_bytes_per_pixel: if rng.one_in(4) { 0.0 } else { 300.0 * rng.unit() },
+        least_bytes: if rng.one_in(3) { (rng.unit() * 2500.0 * MIB) as u64 } else { 0 },
     };
     Known { time: Some(time), memory: Some(memory) }
 }

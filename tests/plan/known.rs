@@ -19,6 +19,7 @@ const MEMORY: MemoryModel = MemoryModel {
     bytes_per_pixel: 400.0,
     bytes_per_pixel_and_label: 1.0,
     validation_bytes_per_pixel: 120.0,
+    least_bytes: 0,
 };
 
 /// `count` cards of each kind: kind 0 is twice as fast as kind 1.
@@ -32,7 +33,7 @@ fn case(kinds: &[u32], budget: u64) -> Case {
     };
     let kind = |kind: u32, seconds: f64| (case::gpu(0, kind, 0).kind(), known(seconds));
     let kinds = BTreeMap::from([kind(0, 0.002), kind(1, 0.004)]);
-    let knowledge = Knowledge { kinds, labels: 50, all_reduce_seconds: 0.003, lighter: Vec::new() };
+    let knowledge = Knowledge { kinds, labels: 50, all_reduce_seconds: 0.003, reserve: 0.0, lighter: Vec::new() };
     Case { job, devices, abilities: Abilities::of(Trainer::Native), knowledge }
 }
 

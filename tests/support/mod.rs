@@ -51,9 +51,15 @@ impl Place {
         Ended::from(self.evenkeel(args).output().expect("the program starts"))
     }
 
+    /// Folders of the experiments in this place. Trial steps are none.
+    fn experiments(&self) -> Vec<PathBuf> {
+        let trial = |path: &PathBuf| path.to_string_lossy().ends_with("-fit");
+        folders(&self.path().join("runs")).into_iter().filter(|path| !trial(path)).collect()
+    }
+
     /// The directory of the only run in this place.
     pub fn record(&self) -> PathBuf {
-        let names: Vec<PathBuf> = folders(&self.path().join("runs"));
+        let names = self.experiments();
         assert_eq!(names.len(), 1, "one experiment: {names:?}");
         let runs = folders(&names[0]);
         assert_eq!(runs.len(), 1, "one run: {runs:?}");
@@ -62,7 +68,7 @@ impl Place {
 
     /// Whether a run was begun here.
     pub fn has_record(&self) -> bool {
-        self.path().join("runs").exists()
+        self.path().join("runs").exists() && !self.experiments().is_empty()
     }
 
     /// The journal of the only run.

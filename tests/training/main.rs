@@ -7,8 +7,10 @@
 #[expect(dead_code, reason = "each program uses its part")]
 mod support;
 
+mod fit;
 mod memory;
 mod native;
+mod stages;
 
 use std::path::Path;
 

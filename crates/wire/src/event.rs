@@ -130,6 +130,8 @@ pub enum Event {
         weights_bytes: u64,
         /// Gradients and the optimizer's state.
         gradients_and_optimizer_bytes: u64,
+        /// The most that was needed until then, on the way there.
+        start_bytes: u64,
     },
     /// In a trial: a micro-batch, or a batch of a validation, that was tried.
     Tried {

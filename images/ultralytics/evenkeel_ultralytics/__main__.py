@@ -55,22 +55,24 @@ def train(events, scratch, stop):
     events.joined(world.size, world.backend, world.device)
     seed_fonts()
     progress.install()
-    trainer = Trainer(
-        overrides=overrides,
-        described=described,
-        cut=cut,
-        world=world,
-        workers=workers,
-        seed=asked["seed"],
-        output=asked["output"],
-        until_epoch=asked.get("until_epoch"),
-        stop=stop,
-        events=events,
-    )
+    def make_trainer():
+        return Trainer(
+            overrides=overrides,
+            described=described,
+            cut=cut,
+            world=world,
+            workers=workers,
+            seed=asked["seed"],
+            output=asked["output"],
+            until_epoch=asked.get("until_epoch"),
+            stop=stop,
+            events=events,
+        )
+
     if asked.get("trial"):
-        trial.run(trainer, asked["trial"])
+        trial.run(make_trainer, asked["trial"])
     else:
-        trainer.train()
+        make_trainer().train()
     leave()
 
 

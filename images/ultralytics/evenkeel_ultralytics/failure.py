@@ -1,5 +1,7 @@
 """What an exception means: the failure classes of the record."""
 
+import resource
+
 from .data import DataError
 from .job import JobError
 
@@ -55,6 +57,9 @@ def classify_one(error):
     if type(error).__name__ in NAMES:
         return NAMES[type(error).__name__]
     text = str(error).lower()
+    # A thread's stack is data: where that has a limit, this is how it is met.
+    if "can't start new thread" in text and resource.getrlimit(resource.RLIMIT_DATA)[0] != resource.RLIM_INFINITY:
+        return "out_of_memory.device"
     for name, phrases in PHRASES:
         if isinstance(error, (RuntimeError, OSError, AssertionError)) and any(phrase in text for phrase in phrases):
             return name

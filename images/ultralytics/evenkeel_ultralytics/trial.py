@@ -27,16 +27,18 @@ DRAWN = 512
 # From so many labels on it matters how many there are.
 MANY = 8
 
-def run(trainer, trial):
-    """Makes the trial's steps with a trainer that is not set up yet, and tells what was found."""
+def run(make_trainer, trial):
+    """Makes the trial's steps with a trainer that is yet to be made, and tells what was found."""
+    start = DataSegment().always()
+    trainer = make_trainer()
     trainer._setup_train()
-    Bench(trainer).run(trial)
+    Bench(trainer, start).run(trial)
 
 
 class Bench:
     """A trainer, ready to make steps of any size."""
 
-    def __init__(self, trainer):
+    def __init__(self, trainer, start):
         self.trainer, self.world, self.events = trainer, trainer.world, trainer.events
         self.memory = CudaMemory(trainer.device) if trainer.world.cuda else DataSegment()
         trainer.epoch = 0
@@ -52,6 +54,8 @@ class Bench:
             weights_bytes=2 * weights,
             # Gradients, and one value more for each, as SGD keeps them: what an optimizer keeps beside that is seen in its steps.
             gradients_and_optimizer_bytes=2 * parameters,
+            # Of a GPU nothing is needed before.
+            start_bytes=0 if self.world.cuda else start.bytes,
         )
 
     def run(self, trial):

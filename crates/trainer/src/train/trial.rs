@@ -142,12 +142,14 @@ impl<'a> Bench<'a> {
         let bytes = |tensor: &Tensor| (tensor.numel() * tensor.kind().elt_size_in_bytes()) as u64;
         let network = |network: &Network| bytes(&network.parameters) + bytes(&network.statistics);
         let training = &self.training;
-        let context_bytes = memory(training.network.device()).map_or(0, |memory| memory.context);
+        let found = memory(training.network.device());
+        let context_bytes = found.map_or(0, |memory| memory.context);
         self.events.emit(&Event::Fixed {
             context_bytes,
             weights_bytes: network(&training.network) + network(&training.average.network),
             gradients_and_optimizer_bytes: bytes(&training.sum.gradients())
                 + training.optimizer.state().0.iter().map(|(_, tensor)| bytes(tensor)).sum::<u64>(),
+            start_bytes: found.map_or(0, |memory| memory.peak),
         });
     }
 
