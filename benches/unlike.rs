@@ -5,6 +5,7 @@
 #[expect(dead_code, reason = "each program uses its part")]
 mod support;
 
+#[expect(dead_code, reason = "each program uses its part")]
 mod common;
 
 use std::process::ExitCode;

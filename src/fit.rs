@@ -105,13 +105,29 @@ impl Heard {
         self.of(rank).iter().filter_map(|tried| tried.peak_bytes).max()
     }
 
-    /// Whether a micro-batch of one rank at least fitted.
+    /// Whether a micro-batch of any size fitted on a rank.
+    #[must_use]
+    pub fn fits(&self, rank: u32) -> bool {
+        self.of(rank).iter().any(|tried| !tried.validation && tried.peak_bytes.is_some())
+    }
+
+    /// Whether one of one rank at least did.
     #[must_use]
     pub fn any_fits(&self) -> bool {
-        self.ranks
-            .values()
-            .flat_map(|observed| &observed.tried)
-            .any(|tried| !tried.validation && tried.peak_bytes.is_some())
+        self.ranks.keys().any(|rank| self.fits(*rank))
+    }
+
+    /// Images of the largest micro-batch that ranks of each kind tried, `kinds` being those of the ranks.
+    #[must_use]
+    pub fn largest(&self, kinds: &[Kind]) -> BTreeMap<Kind, u32> {
+        let mut largest = BTreeMap::new();
+        for (rank, kind) in (0..).zip(kinds) {
+            let tried = self.of(rank).iter().filter(|tried| !tried.validation && tried.peak_bytes.is_some());
+            let images = tried.map(|tried| tried.images).max().unwrap_or(0);
+            let known = largest.entry(kind.clone()).or_insert(0);
+            *known = images.max(*known);
+        }
+        largest
     }
 
     /// Takes off a rank's context what was taken of its device before it was there, in bytes.
@@ -136,8 +152,9 @@ impl Heard {
         else {
             return;
         };
-        let seconds = last.seconds / f64::from(last.images.max(1)) * f64::from(images);
-        let tried = Tried { images, labels: self.labels(), peak_bytes: Some(budget), seconds, fresh: true, ..last };
+        // How long it would have taken is not known.
+        let tried =
+            Tried { images, labels: self.labels(), peak_bytes: Some(budget), seconds: 0.0, fresh: true, ..last };
         self.ranks.entry(rank).or_default().tried.push(tried);
     }
 
@@ -175,29 +192,37 @@ impl Observed {
         Known { time: self.time(), memory: self.memory() }
     }
 
-    /// The worst of every size: its images, the most memory and the most seconds. Small ones are left out.
-    fn sizes(&self, which: impl Fn(&Tried) -> bool) -> Vec<(f64, f64, f64)> {
-        let mut sizes: BTreeMap<u32, (u64, f64)> = BTreeMap::new();
+    /// Images and the most memory of every size that `which` holds for. Small ones are left out.
+    fn sizes(&self, which: impl Fn(&Tried) -> bool) -> Vec<(f64, f64)> {
+        let mut sizes: BTreeMap<u32, u64> = BTreeMap::new();
         for tried in self.tried.iter().filter(|tried| which(tried)) {
             let Some(peak) = tried.peak_bytes else { continue };
-            let size = sizes.entry(tried.images).or_default();
-            *size = (size.0.max(peak), size.1.max(tried.seconds));
+            let known = sizes.entry(tried.images).or_default();
+            *known = peak.max(*known);
         }
         let largest = sizes.keys().next_back().copied().unwrap_or(0);
         let counting = sizes.into_iter().filter(|(images, _)| images.saturating_mul(COUNTS) >= largest);
         #[expect(clippy::cast_precision_loss, reason = "bytes of memory are far below 2^53")]
-        counting.map(|(images, (peak, seconds))| (f64::from(images), peak as f64, seconds)).collect()
+        counting.map(|(images, peak)| (f64::from(images), peak as f64)).collect()
     }
 
     fn labels(&self) -> u32 {
         self.tried.iter().filter(|tried| !tried.validation).map(|tried| tried.labels).max().unwrap_or(0)
     }
 
+    /// Of all sizes, small ones too: a plan may have them, and what a pass costs whatever is in it is seen in them alone. Each counts by how far the
+    /// line is off as a share of it.
     fn time(&self) -> Option<TimeModel> {
         let labels = self.labels();
-        let sizes = self.sizes(|tried| !tried.validation && tried.labels == labels);
-        let points: Vec<(f64, f64)> = sizes.iter().map(|(images, _, seconds)| (*images, *seconds)).collect();
-        let (overhead, each) = line(&points)?;
+        let of_size = |tried: &&Tried| !tried.validation && tried.labels == labels && tried.seconds > 0.0;
+        let mut sizes: BTreeMap<u32, f64> = BTreeMap::new();
+        for tried in self.tried.iter().filter(of_size) {
+            // Whatever disturbs a measurement makes it longer.
+            let known = sizes.entry(tried.images).or_insert(tried.seconds);
+            *known = known.min(tried.seconds);
+        }
+        let points: Vec<(f64, f64)> = sizes.into_iter().map(|(images, seconds)| (f64::from(images), seconds)).collect();
+        let (overhead, each) = line(&points, |seconds| 1.0 / (seconds * seconds))?;
         // Noise may have a larger micro-batch take less time than a smaller one.
         let (overhead_seconds, seconds_per_image) = match (overhead < 0.0, each <= 0.0) {
             (false, false) => (overhead, each),
@@ -214,31 +239,29 @@ impl Observed {
         let labels = self.labels();
         let training = self.tried.iter().filter(|tried| !tried.validation);
         let smallest = training.filter_map(|tried| Some((tried.images, tried.peak_bytes?))).min();
-        let sizes = self.sizes(|tried| !tried.fresh && !tried.validation && tried.labels == labels);
-        let points: Vec<(f64, f64)> = sizes.iter().map(|(images, peak, _)| (*images, *peak)).collect();
+        let points = self.sizes(|tried| !tried.fresh && !tried.validation && tried.labels == labels);
         #[expect(clippy::cast_precision_loss, reason = "bytes of memory are far below 2^53")]
         let known = (weights + state) as f64;
         let (fixed, each) = match points.as_slice() {
             [] => return None,
             // Of one size alone it can only be told what was there before it.
             [(images, peak)] => (known.min(*peak), (peak - known).max(0.0) / images),
-            points => line(points)?,
+            points => line(points, alike)?,
         };
         let fresh = self.sizes(|tried| tried.fresh && !tried.validation && tried.labels == labels);
         let (fixed, each) = match fresh.as_slice() {
             [] => (fixed, each),
-            [(least, ..), .., (most, ..)] if *most >= APART * least => {
-                line(&fresh.iter().map(|(images, peak, _)| (*images, *peak)).collect::<Vec<_>>())?
-            }
+            [(least, _), .., (most, _)] if *most >= APART * least => line(&fresh, alike)?,
             // One size says how much was left behind by others, alike for all.
-            [.., (images, peak, _)] => (peak - each * images, each),
+            [.., (images, peak)] => (peak - each * images, each),
         };
-        let fixed = fixed.max(0.0);
+        // Noise may have a larger one need less.
+        let (fixed, each) = (fixed.max(0.0), each.max(0.0));
         let few = |tried: &Tried| !tried.validation && tried.labels < labels;
         let fewer = self.tried.iter().filter(|tried| few(tried)).map(|tried| tried.labels).max();
         let few = fewer.and_then(|fewer| {
             let sizes = self.sizes(|tried| !tried.validation && tried.labels == fewer);
-            let (images, peak, _) = *sizes.last()?;
+            let (images, peak) = *sizes.last()?;
             // What the same micro-batch needed with all labels, less what it needs with these.
             let all = points.iter().rfind(|point| point.0 <= images)?;
             let more = (all.1 - peak) / (images * f64::from(labels - fewer));
@@ -247,7 +270,7 @@ impl Observed {
         let each_label = few.unwrap_or(0.0);
         let any_fresh = self.tried.iter().any(|tried| tried.validation && tried.fresh && tried.peak_bytes.is_some());
         let validation = self.sizes(|tried| tried.validation && (tried.fresh || !any_fresh));
-        let validation = validation.last().map_or(0.0, |(images, peak, _)| ((peak - fixed) / images).max(0.0));
+        let validation = validation.last().map_or(0.0, |(images, peak)| ((peak - fixed) / images).max(0.0));
         // The casts stop at the ends of u64.
         #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "saturating is meant")]
         let fixed = fixed.ceil() as u64;
@@ -266,20 +289,26 @@ impl Observed {
     }
 }
 
-/// Value at 0 and slope of the line with the least squares of distances; one point's goes through 0.
-fn line(points: &[(f64, f64)]) -> Option<(f64, f64)> {
-    #[expect(clippy::cast_precision_loss, reason = "a handful")]
-    let count = points.len() as f64;
-    let (x, y) = points.iter().fold((0.0, 0.0), |sum, point| (sum.0 + point.0 / count, sum.1 + point.1 / count));
-    let spread: f64 = points.iter().map(|point| (point.0 - x) * (point.0 - x)).sum();
+/// Value at 0 and slope of the line with the least squares of distances, each times its point's `weight`; one point's goes through 0.
+fn line(points: &[(f64, f64)], weight: impl Fn(f64) -> f64) -> Option<(f64, f64)> {
+    let all: f64 = points.iter().map(|point| weight(point.1)).sum();
+    let mean =
+        |of: &dyn Fn(&(f64, f64)) -> f64| points.iter().map(|point| weight(point.1) * of(point)).sum::<f64>() / all;
+    let (x, y) = (mean(&|point| point.0), mean(&|point| point.1));
+    let spread = mean(&|point| (point.0 - x) * (point.0 - x));
     if points.is_empty() || x <= 0.0 {
         return None;
     }
     if spread == 0.0 {
         return Some((0.0, y / x));
     }
-    let slope = points.iter().map(|point| (point.0 - x) * (point.1 - y)).sum::<f64>() / spread;
+    let slope = mean(&|point| (point.0 - x) * (point.1 - y)) / spread;
     Some((y - slope * x, slope))
+}
+
+/// All points count alike.
+fn alike(_: f64) -> f64 {
+    1.0
 }
 
 #[cfg(test)]

@@ -196,7 +196,9 @@ async fn table(
             Ok(Ok(_)) => {}
             Ok(Err(code)) => return Ok(code),
             // That it does not fit at the job's size is an entry like any other.
-            Err(failure) => screen.line(&failure.message()),
+            Err(failure) if failure.code() == ExitCode::OutOfMemory => screen.line(&failure.message()),
+            Err(failure) if args.dry_run && failure.code() == ExitCode::BadRequest => {}
+            Err(failure) => return Err(failure),
         }
         rows.push((model, look(args, &overrides, settings, screen)?.knowledge(settings)));
     }

@@ -125,7 +125,7 @@ impl Trials<'_> {
         if let Some(failure) = (0..).zip(&devices).find_map(|(rank, device)| too_small(&heard, rank, device)) {
             return Err(failure);
         }
-        let mut knowledge = ready.prepared.learn(&heard, &kinds, self.settings).map_err(unwritable)?;
+        let mut knowledge = ready.prepared.learn(&heard, &kinds, self.settings);
         let like = ready.prepared.images(&knowledge);
         let largest = |knowledge: &Knowledge| -> Vec<u32> {
             let images = Images { labels: knowledge.labels, ..like };
@@ -159,12 +159,14 @@ impl Trials<'_> {
                     heard.bound(*rank, sizes[*rank as usize], budget);
                 }
             }
-            knowledge = ready.prepared.learn(&heard, &kinds, self.settings).map_err(unwritable)?;
+            knowledge = ready.prepared.learn(&heard, &kinds, self.settings);
             let near = |(one, other): (&u32, &u32)| one.abs_diff(*other) <= 1.max(one / NEAR);
             if out.is_empty() && sizes.iter().zip(&largest(&knowledge)).all(near) {
                 break;
             }
         }
+        // Known to the next run only now: it would not try again what nobody has confirmed.
+        ready.prepared.keep(&knowledge, &heard, &kinds, self.settings).map_err(unwritable)?;
         ready.prepared.plan_again(&knowledge)?;
         let (launches, record) = (self.launches, self.run.path().to_owned());
         let imgsz = ready.prepared.stage().imgsz;
@@ -185,7 +187,10 @@ impl Trials<'_> {
             let message = format!("the engine did not remove every container: docker rm -f {}", ended.left.join(" "));
             return Err(Failure::new(ExitCode::MachineNotReady, message));
         }
-        let outcome = ended.outcome(&self.run, ready.prepared.job(), self.screen);
+        let outcome = match ended.asked() {
+            Some(signal) => Outcome::Stopped(signal),
+            None => ended.outcome(&self.run, ready.prepared.job(), self.screen),
+        };
         let mut heard = ended.tried;
         for (rank, device) in (0..).zip(ready.prepared.devices()) {
             heard.forget_taken(rank, ready.prepared.taken(device));
@@ -196,7 +201,7 @@ impl Trials<'_> {
 
 /// The failure of a device on which not even one image fits, seen while it was tried.
 fn too_small(heard: &Heard, rank: u32, device: &Device) -> Option<Failure> {
-    let one = heard.ran_out(rank) == Some(1) && heard.peak(rank).is_none();
+    let one = heard.ran_out(rank) == Some(1) && !heard.fits(rank);
     one.then(|| {
         let has = device.memory_budget_bytes.map(crate::inventory::render::bytes);
         let has = has.map_or(String::new(), |has| format!(" ({has})"));

@@ -68,9 +68,12 @@ struct Planned {
 }
 
 /// The model as the trainer is told of it.
+#[derive(Default)]
 struct Model {
     name: String,
     mount: Option<Mount>,
+    /// What its file holds, as a name, once somebody has asked.
+    content: std::cell::OnceCell<Option<String>>,
 }
 
 /// The image that runs, and what runs in it.
@@ -133,7 +136,10 @@ fn planned(
 ) -> Result<(Plan, Vec<Device>), Failure> {
     let abilities = Abilities::of(resolved.job.trainer);
     let job = Job { imgsz: imgsz.into(), ..resolved.job.clone() };
-    let mut plan = plan::plan(&job, &selection.devices, &abilities, knowledge)?;
+    // A device of which nothing is known beside others that are known was idle when they were tried, and stays so.
+    let known = |device: &&Device| knowledge.is_none_or(|knowledge| knowledge.kinds.contains_key(&device.kind()));
+    let given: Vec<Device> = selection.devices.iter().filter(known).cloned().collect();
+    let mut plan = plan::plan(&job, &given, &abilities, knowledge)?;
     if smoke {
         for reason in &mut plan.reasons {
             *reason = reason.replace("as `batch.micro` says", "as `--smoke` has it");
@@ -402,7 +408,9 @@ impl Prepared {
     /// Takes the job's devices; they are free again when the value is dropped or the process ends.
     pub fn lock_devices(&self, settings: &Settings) -> Result<DeviceLocks, Failure> {
         let directory = settings.locks.clone().unwrap_or_else(lock::default_directory);
-        let ids: Vec<DeviceId> = self.devices.iter().map(|device| device.id.clone()).collect();
+        // Those of all stages: a device that is idle in one may be needed in the next.
+        let used = |device: &&Device| self.stages.iter().any(|planned| planned.devices.contains(device));
+        let ids: Vec<DeviceId> = self.selection.devices.iter().filter(used).map(|device| device.id.clone()).collect();
         let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs();
         let holder = Holder {
             pid: std::process::id(),
@@ -529,7 +537,7 @@ fn local_model(named: &str) -> Result<Option<Model>, Failure> {
     }
     if named.ends_with(".yaml") || named.ends_with(".yml") {
         if is_builtin(named) {
-            return Ok(Some(Model { name: named.to_owned(), mount: None }));
+            return Ok(Some(Model { name: named.to_owned(), ..Model::default() }));
         }
         let hint = "the trainer brings along those of YOLO, such as `yolov8n.yaml`; others are files of yours";
         return Err(Failure::bad(format!("no model configuration at `{named}`")).hint(hint));
@@ -556,7 +564,7 @@ fn mounted_model(path: &Path) -> Model {
     let file = path.file_name().unwrap_or_default().to_string_lossy();
     let target = format!("{}/{file}", evenkeel_wire::path::MODEL);
     let mount = Mount { source: path.to_owned(), target: target.clone(), read_only: true };
-    Model { name: target, mount: Some(mount) }
+    Model { name: target, mount: Some(mount), ..Model::default() }
 }
 
 #[derive(Debug, thiserror::Error)]

@@ -50,6 +50,10 @@ pub async fn run(args: &cli::Train, settings: &Settings, mut screen: Screen, jso
             return Ok(interrupted(signal));
         }
     }
+    if ready.prepared.wants_ladder() {
+        ready.prepared.begin_ladder("a program of your own makes no trial steps");
+        screen.line(ready.prepared.describe().trim_end());
+    }
     let finished = train(&mut ready, settings, &mut signals, &mut screen, json).await;
     screen.clear();
     let (outcome, mut run) = finished?;
@@ -69,7 +73,7 @@ fn plan(args: &cli::Train, settings: &Settings, screen: &Screen) -> Result<Prepa
     prepared.find(screen)?;
     prepared.check_paths()?;
     prepared.use_knowledge(settings)?;
-    if prepared.all_known() || !prepared.wants_fit() {
+    if prepared.all_known() || !(prepared.wants_fit() || prepared.wants_ladder()) {
         screen.line(prepared.describe().trim_end());
     }
     Ok(prepared)
@@ -212,6 +216,10 @@ async fn train(
     let (outcome, ended, plan) = loop {
         let (outcome, ended, plan) = run_of.stage(ready, &mut journal, signals, screen).await?;
         stage += 1;
+        let outcome = match (outcome, ended.asked()) {
+            (Outcome::Done, Some(signal)) if stage < ready.prepared.stages() => Outcome::Stopped(signal),
+            (outcome, _) => outcome,
+        };
         if stage == ready.prepared.stages() || !matches!(outcome, Outcome::Done) {
             break (outcome, ended, plan);
         }
@@ -271,7 +279,9 @@ impl Running<'_> {
             let next = match &outcome {
                 // What could not be removed holds the device, and a record that cannot be written would miss what follows. A peer that had
                 // to be killed before it sealed its log stands in no way.
-                Outcome::Failed(diagnosis) if ended.left.is_empty() && ended.unwritten.is_empty() => {
+                Outcome::Failed(diagnosis)
+                    if ended.left.is_empty() && ended.unwritten.is_empty() && ended.asked().is_none() =>
+                {
                     recovery::after(diagnosis, self.job, &plan, self.restarts)
                 }
                 _ => Next::Over(None),

@@ -68,6 +68,12 @@ pub struct Key {
     pub amp: Option<String>,
     /// Whether several ranks train together.
     pub distributed: bool,
+    /// The data, by place, number of images and times of its folders: its labels and shapes decide.
+    pub data: String,
+    /// Whether any epoch has mosaics, which gather the labels of four images.
+    pub mosaics: bool,
+    /// Whether the training has so many steps that another optimizer is chosen, where that is the trainer's choice.
+    pub long: bool,
     /// Settings of the trainer that may matter.
     pub args: BTreeMap<String, Value>,
 }
@@ -86,8 +92,6 @@ impl Key {
 pub struct Found {
     /// By kind of device.
     pub kinds: BTreeMap<Kind, Of>,
-    /// The most labels in an image, by what names the data.
-    pub labels: BTreeMap<String, u32>,
 }
 
 /// What was found for a kind of device.
@@ -95,8 +99,10 @@ pub struct Found {
 pub struct Of {
     /// Time and memory.
     pub known: Known,
-    /// Most labels of an image in the trial. Of more nothing is known: what they need does not grow evenly from the first.
+    /// The most labels in an image.
     pub labels: u32,
+    /// Images of the largest micro-batch that was tried. Of much larger ones little is known.
+    pub tried: u32,
     /// Seconds of a step beside its micro-batches.
     pub all_reduce_seconds: f64,
 }
@@ -127,7 +133,6 @@ pub fn read(cache: &Path, key: &Key) -> Found {
 pub fn write(cache: &Path, key: &Key, new: Found) -> io::Result<PathBuf> {
     let mut found = read(cache, key);
     found.kinds.extend(new.kinds);
-    found.labels.extend(new.labels);
     let path = path(cache, key);
     let folder = path.parent().unwrap_or(cache);
     std::fs::create_dir_all(folder)?;
@@ -158,30 +163,33 @@ mod tests {
             image: "evenkeel/worker:0".into(),
             amp: None,
             distributed: true,
+            data: "there 64".into(),
+            mosaics: true,
+            long: false,
             args: BTreeMap::new(),
         }
     }
 
-    fn found(kind: &str, data: &str, labels: u32) -> Found {
-        let of = Of { known: Known::default(), labels, all_reduce_seconds: 0.1 };
-        Found { kinds: [(Kind(kind.into()), of)].into(), labels: [(data.to_owned(), labels)].into() }
+    fn found(kind: &str) -> Found {
+        let of = Of { known: Known::default(), labels: 3, tried: 16, all_reduce_seconds: 0.1 };
+        Found { kinds: [(Kind(kind.into()), of)].into() }
     }
 
     #[test]
     fn what_was_found_is_found_again_and_added_to() {
         let cache = tempfile::tempdir().expect("a folder");
         assert_eq!(read(cache.path(), &key(160)), Found::default());
-        write(cache.path(), &key(160), found("a", "d", 3)).expect("written");
-        write(cache.path(), &key(160), found("b", "e", 9)).expect("written");
+        write(cache.path(), &key(160), found("a")).expect("written");
+        write(cache.path(), &key(160), found("b")).expect("written");
         let both = read(cache.path(), &key(160));
-        assert_eq!((both.kinds.len(), both.labels.len()), (2, 2));
+        assert_eq!(both.kinds.len(), 2);
         assert_eq!(read(cache.path(), &key(192)), Found::default());
     }
 
     #[test]
     fn a_file_that_is_none_is_of_no_use() {
         let cache = tempfile::tempdir().expect("a folder");
-        let path = write(cache.path(), &key(160), found("a", "d", 3)).expect("written");
+        let path = write(cache.path(), &key(160), found("a")).expect("written");
         std::fs::write(&path, "{").expect("written");
         assert_eq!(read(cache.path(), &key(160)), Found::default());
     }

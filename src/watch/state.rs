@@ -26,6 +26,8 @@ pub struct RunState {
     /// How firmly the generation was asked to end, if it was, and when the next degree is due.
     ending: Option<(Ending, Option<Duration>)>,
     signal: Option<Signal>,
+    /// One that came when all had ended: it changes nothing here, but what would follow.
+    late: Option<Signal>,
     arrivals: u32,
 }
 
@@ -148,6 +150,7 @@ impl RunState {
             broken: false,
             ending: None,
             signal: None,
+            late: None,
             arrivals: 0,
         }
     }
@@ -204,6 +207,12 @@ impl RunState {
     #[must_use]
     pub fn signal(&self) -> Option<Signal> {
         self.signal
+    }
+
+    /// The same, or one that came when all had ended: whatever would follow this launch must not begin.
+    #[must_use]
+    pub fn asked(&self) -> Option<Signal> {
+        self.signal.or(self.late)
     }
 
     /// How the ranks ended that have, in rank order.
@@ -298,7 +307,10 @@ impl RunState {
         let over = self.has_ended();
         match self.ending {
             // All have ended by themselves, only the engine still has to clear away: the next one no longer waits for it.
-            None if over => self.ask(Ending::ByForce, now),
+            None if over => {
+                self.late = Some(signal);
+                self.ask(Ending::ByForce, now)
+            }
             None => {
                 self.signal = Some(signal);
                 let how = match signal {

@@ -109,7 +109,8 @@ class Counting final : public c10::Allocator {
       refuse(wanted, "on purpose, for a test");
     }
     if (bytes >= kLarge) {
-      auto found = free_.find(bytes);
+      // A block that was kept of less may not take the sum beyond the cap.
+      auto found = in_use_ + counted > cap_ ? free_.end() : free_.find(bytes);
       if (found != free_.end()) {
         void* block = found->second.back();
         found->second.pop_back();
@@ -157,7 +158,7 @@ class Counting final : public c10::Allocator {
       std::free(block);
       return;
     }
-    // What is kept is worth keeping as long as it could be needed again: no more than was ever in use at once.
+    // What is kept is worth keeping as long as it could be needed again: no more than was in use at once, as far back as the peak goes.
     if (kept_ + bytes > peak_) {
       release();
     }

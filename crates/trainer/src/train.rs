@@ -63,6 +63,11 @@ impl TrainError {
             Self::Memory(_)
             | Self::Step(StepError::OutOfMemory { .. } | StepError::OutOfMemoryInOverlap { .. })
             | Self::Validation(ValidationError::OutOfMemory { .. }) => FailureClass::OutOfMemoryDevice,
+            // Buckets for gradients that are sent early are memory like any other.
+            Self::Team(tch_distributed::Error::OutOfMemory(_))
+            | Self::Step(StepError::Team { source: tch_distributed::Error::OutOfMemory(_), .. }) => {
+                FailureClass::OutOfMemoryDevice
+            }
             Self::Step(StepError::Diverged { .. }) => FailureClass::Diverged,
             Self::Step(StepError::Team { .. }) | Self::Validation(ValidationError::Team(_)) | Self::Team(_) => {
                 FailureClass::Collective
@@ -85,6 +90,7 @@ impl TrainError {
         use evenkeel_yolo::validate::ValidationError;
         match self {
             Self::Memory(_)
+            | Self::Team(tch_distributed::Error::OutOfMemory(_))
             | Self::Step(StepError::OutOfMemory { .. })
             | Self::Validation(ValidationError::OutOfMemory { .. }) => {
                 Some("a smaller `imgsz`, a lighter model, `args.amp: true` on a GPU, or more memory would help")

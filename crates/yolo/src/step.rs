@@ -90,6 +90,8 @@ pub enum StepError {
         reason: String,
         /// What this rank's libtorch said, if it was this rank.
         source: Option<OutOfMemory>,
+        /// Whether all ranks know of it, and could go on together with something else.
+        voted: bool,
     },
     /// Memory ran out while peers waited for this rank's gradients. All ranks have to start again from the last state, with smaller
     /// micro-batches.
@@ -306,27 +308,31 @@ impl<'t> Training<'t> {
             Ok(Err(source)) => return Err(StepError::Team { step, source }),
             Err(out) => out,
         };
+        let rank = team.rank();
         if self.may_step_down && pending.images > 1 {
-            let (rank, images) = (team.rank(), pending.images);
-            return Err(StepError::OutOfMemoryInOverlap { rank, images, source: out });
+            return Err(StepError::OutOfMemoryInOverlap { rank, images: pending.images, source: out });
         }
-        self.step_down(team.rank(), Some(out)).map(drop)
+        let reason = self.no_smaller(rank, pending.images);
+        Err(StepError::OutOfMemory { reason, source: Some(out), voted: false })
     }
 
     fn step_down(&mut self, rank: u32, own: Option<OutOfMemory>) -> Result<StepDown, StepError> {
         let from = self.cut.largest_of(rank);
-        let out = |reason: String| StepError::OutOfMemory { reason, source: own.clone() };
-        if !self.may_step_down {
-            return Err(out(format!(
-                "rank {rank} has not enough memory for micro-batches of {from}, which the job asks for"
-            )));
-        }
-        let Some(smaller) = self.cut.without(from) else {
-            return Err(out(format!("rank {rank} has not enough memory for a single image")));
+        let Some(smaller) = self.cut.without(from).filter(|_| self.may_step_down) else {
+            return Err(StepError::OutOfMemory { reason: self.no_smaller(rank, from), source: own, voted: true });
         };
         let to = smaller.largest_of(rank);
         self.cut = smaller;
         Ok(StepDown { rank, from, to, message: own.map(|own| own.0) })
+    }
+
+    /// Why nothing smaller than micro-batches of `images` is tried.
+    fn no_smaller(&self, rank: u32, images: u32) -> String {
+        if self.may_step_down {
+            format!("rank {rank} has not enough memory for a single image")
+        } else {
+            format!("rank {rank} has not enough memory for micro-batches of {images}, which the job asks for")
+        }
     }
 
     /// From the sums over all ranks to new weights, statistics and average.
@@ -378,7 +384,7 @@ impl<'t> Training<'t> {
                 Err(_) if tries < UPDATES => {}
                 Err(source) => {
                     let reason = format!("an update of the weights found no memory, {UPDATES} times over");
-                    return Err(StepError::OutOfMemory { reason, source: Some(source) });
+                    return Err(StepError::OutOfMemory { reason, source: Some(source), voted: false });
                 }
             }
         }

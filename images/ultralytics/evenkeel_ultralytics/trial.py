@@ -42,11 +42,19 @@ class Bench:
         self.trainer, self.world, self.events = trainer, trainer.world, trainer.events
         self.memory = CudaMemory(trainer.device) if trainer.world.cuda else DataSegment()
         trainer.epoch = 0
+        if trainer.epochs <= trainer.args.close_mosaic:
+            # As the engine has it: no epoch has mosaics then.
+            trainer._close_dataloader_mosaic()
         trainer._model_train()
         trainer.optimizer.zero_grad()
         self.dataset = trainer.train_loader.dataset
         self.pool = draw(self.dataset, trainer.seed)
-        model = unwrap_model(trainer.model)
+        self.start_bytes = start.bytes
+        self.tell_fixed()
+
+    def tell_fixed(self):
+        """Tells what is needed whatever the size."""
+        model = unwrap_model(self.trainer.model)
         weights = sum(value.numel() * value.element_size() for value in model.state_dict().values())
         parameters = sum(value.numel() * value.element_size() for value in model.parameters() if value.requires_grad)
         self.events.fixed(
@@ -55,7 +63,7 @@ class Bench:
             # Gradients, and one value more for each, as SGD keeps them: what an optimizer keeps beside that is seen in its steps.
             gradients_and_optimizer_bytes=2 * parameters,
             # Of a GPU nothing is needed before.
-            start_bytes=0 if self.world.cuda else start.bytes,
+            start_bytes=0 if self.world.cuda else self.start_bytes,
         )
 
     def run(self, trial):
@@ -75,6 +83,9 @@ class Bench:
         size, before, enough = 1, None, False
         while True:
             peak, seconds = self.train(size)
+            if before is None:
+                # Kernels, their workspaces and what NCCL takes are there only now.
+                self.tell_fixed()
             # Twice as many images more than the last time, which then are at least as large.
             more = 0 if before is None else 2 * max(0, peak - before)
             enough |= not (2 * size <= most and peak + more <= limit and seconds < LONG)
@@ -149,10 +160,13 @@ class Bench:
         dataset = trainer.test_loader.dataset
         if len(dataset) == 0:
             return
-        # The last are the tallest, where shapes are sorted; all are padded to their batch's shape.
-        first = max(range(min(len(dataset), 4 * POOL)), key=lambda at: dataset[at]["img"].shape[1:].numel())
-        shape = dataset[first]["img"].shape
-        equal = [dataset[at] for at in range(len(dataset))[: 4 * POOL] if dataset[at]["img"].shape == shape]
+        # Where images have shapes of their own, all of a batch are padded to one: of these the largest.
+        if dataset.rect:
+            batch = int(np.argmax(dataset.batch_shapes.prod(axis=1)))
+            equal = np.flatnonzero(dataset.batch == batch)[:POOL]
+        else:
+            equal = range(min(len(dataset), POOL))
+        equal = [dataset[int(at)] for at in equal]
         samples = [equal[at % len(equal)] for at in range(size)]
         labels = max(len(sample["cls"]) for sample in samples)
         model = trainer.ema.ema.float().eval()

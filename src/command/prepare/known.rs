@@ -1,5 +1,6 @@
 //! What is known of a job's time and memory: found by trials, kept in the cache, and what a plan makes of it.
 
+use std::os::unix::fs::MetadataExt as _;
 use std::path::Path;
 
 use sha2::{Digest, Sha256};
@@ -9,10 +10,11 @@ use crate::command::fetch::local_data;
 use crate::command::image::options;
 use crate::error::Failure;
 use crate::fit::Heard;
+use crate::fit::render::most_images;
 use crate::fit::store::{self, Found, Key, Of};
 use crate::image;
 use crate::inventory::{Device, Kind};
-use crate::job::{Micro, Stage, Trainer};
+use crate::job::{Micro, OnOom, Stage, Trainer};
 use crate::plan::memory::Images;
 use crate::plan::{Abilities, Knowledge, Lighter, Plan};
 use crate::settings::Settings;
@@ -23,6 +25,12 @@ const NATIVE_RESERVE: f64 = 0.01;
 const OTHER_RESERVE: f64 = 0.04;
 /// Images of the first micro-batch to try where nothing is known: what people begin with.
 const LADDER: u32 = 32;
+/// A fit says little of micro-batches that are so many times larger than any that was tried.
+const BEYOND: u32 = 3;
+/// Epochs without mosaics at the end of a training, unless the job says otherwise; both trainers have it so.
+const CLOSE_MOSAIC: u64 = 10;
+/// Steps from which on both trainers take SGD where the optimizer is left to them, about: another number of images is added to them.
+const LONG: u64 = 10_000;
 /// Sizes of YOLO's models, the lightest first.
 const SIZES: [char; 5] = ['n', 's', 'm', 'l', 'x'];
 
@@ -33,6 +41,14 @@ impl Prepared {
         let devices = &self.selection.devices;
         let unlike = devices.windows(2).any(|pair| pair[0].kind() != pair[1].kind());
         self.is_fittable() && self.job().batch.micro == Micro::Auto && !self.smoke && (self.is_limited() || unlike)
+    }
+
+    /// Whether a training should begin with micro-batches that mostly fit: memory has a limit, and trial steps cannot be made.
+    #[must_use]
+    pub fn wants_ladder(&self) -> bool {
+        let job = self.job();
+        let asked = job.batch.target.is_some() && job.batch.micro == Micro::Auto && job.batch.on_oom == OnOom::StepDown;
+        asked && !self.is_fittable() && self.is_limited() && self.plan.micro_batch_of(0) > LADDER
     }
 
     /// Whether the memory of a device is.
@@ -79,18 +95,21 @@ impl Prepared {
             (None, Some(name)) => name.clone(),
             (None, None) => image::tags(&options(settings, &[]).ok()?).of(self.own_image()).to_owned(),
         };
-        let model = match &self.model.as_ref()?.mount {
-            None => job.model.clone(),
-            Some(mount) => content(&mount.source)?,
-        };
+        let model = self.model.as_ref()?.content()?;
+        let data = self.data.as_ref()?;
+        let steps = u64::from(job.epochs) * (data.train.images as u64).div_ceil(job.batch.target?.into());
+        let closing = job.args.get("close_mosaic").and_then(serde_json::Value::as_u64).unwrap_or(CLOSE_MOSAIC);
         Some(Key {
             trainer: job.trainer.name().to_owned(),
             model,
             imgsz: self.stage().imgsz,
-            classes: self.data.as_ref()?.data.names.len(),
+            classes: data.data.names.len(),
             image,
             amp: self.plan.amp.map(|amp| amp.name().to_owned()),
             distributed: self.selection.devices.len() > 1,
+            data: self.data_name()?,
+            mosaics: u64::from(job.epochs) > closing,
+            long: steps > LONG,
             args: Key::settings_that_matter(&job.args),
         })
     }
@@ -107,17 +126,24 @@ impl Prepared {
         }
         let key = Key { imgsz, ..self.key(settings)? };
         let found = store::read(&settings.cache, &key);
-        let labels = *found.labels.get(&self.data_name()?)?;
-        let of = |device: &Device| {
-            let kind = device.kind();
-            let of = found.kinds.get(&kind).filter(|of| of.labels >= labels)?;
-            Some((kind, *of))
-        };
-        let kinds: Vec<(Kind, Of)> = self.selection.devices.iter().map(of).collect::<Option<_>>()?;
-        let all_reduce_seconds = kinds.iter().map(|(_, of)| of.all_reduce_seconds).fold(0.0, f64::max);
-        let kinds = kinds.into_iter().map(|(kind, of)| (kind, of.known)).collect();
+        let devices = self.devices.iter();
+        let kinds: Vec<(&Device, Kind, Of)> = devices
+            .map(|device| (device, device.kind()))
+            .map(|(device, kind)| found.kinds.get(&kind).map(|of| (device, kind, *of)))
+            .collect::<Option<_>>()?;
+        let all_reduce_seconds = kinds.iter().map(|(.., of)| of.all_reduce_seconds).fold(0.0, f64::max);
+        let labels = kinds.iter().map(|(.., of)| of.labels).max()?;
         let lighter = lighter(&key, settings);
-        Some(Knowledge { kinds, labels, all_reduce_seconds, reserve: self.reserve(), lighter })
+        let known = kinds.iter().map(|(_, kind, of)| (kind.clone(), of.known)).collect();
+        let knowledge = Knowledge { kinds: known, labels, all_reduce_seconds, reserve: self.reserve(), lighter };
+        // Sizes that are much larger than any that was tried are as unknown as if nothing was.
+        let images = Images { side: imgsz, ..self.images(&knowledge) };
+        let target = self.job().batch.target.unwrap_or(1);
+        let seen = kinds.iter().all(|(device, _, of)| {
+            most_images(device, &knowledge, images)
+                .is_none_or(|most| most.min(target) <= of.tried.saturating_mul(BEYOND))
+        });
+        seen.then_some(knowledge)
     }
 
     /// What is known of each stage of which anything is.
@@ -127,24 +153,40 @@ impl Prepared {
         self.stages.iter().filter_map(known).collect()
     }
 
-    /// What a trial found, as knowledge; and kept for the next run, as far as that can be named.
+    /// What a trial found, as knowledge.
+    #[must_use]
+    pub fn learn(&self, heard: &Heard, kinds: &[Kind], settings: &Settings) -> Knowledge {
+        let lighter = self.key(settings).map(|key| lighter(&key, settings)).unwrap_or_default();
+        Knowledge {
+            kinds: heard.kinds(kinds),
+            labels: heard.labels(),
+            all_reduce_seconds: heard.all_reduce_seconds(),
+            reserve: self.reserve(),
+            lighter,
+        }
+    }
+
+    /// Keeps it for the next stage of this size and, as far as what it is of can be named, for the next run.
     ///
     /// # Errors
     ///
     /// The cache cannot be written.
-    pub fn learn(&mut self, heard: &Heard, kinds: &[Kind], settings: &Settings) -> std::io::Result<Knowledge> {
-        let kinds = heard.kinds(kinds);
-        let (labels, all_reduce_seconds) = (heard.labels(), heard.all_reduce_seconds());
-        let key = self.key(settings);
-        let lighter = key.as_ref().map(|key| lighter(key, settings)).unwrap_or_default();
-        if let (Some(key), Some(data)) = (&key, self.data_name()) {
-            let of = |(kind, known): (&Kind, &_)| (kind.clone(), Of { known: *known, labels, all_reduce_seconds });
-            let found = Found { kinds: kinds.iter().map(of).collect(), labels: [(data, labels)].into() };
-            store::write(&settings.cache, key, found)?;
-        }
-        let knowledge = Knowledge { kinds, labels, all_reduce_seconds, reserve: self.reserve(), lighter };
+    pub fn keep(
+        &mut self,
+        knowledge: &Knowledge,
+        heard: &Heard,
+        kinds: &[Kind],
+        settings: &Settings,
+    ) -> std::io::Result<()> {
         self.found.insert(self.stage().imgsz, knowledge.clone());
-        Ok(knowledge)
+        let Some(key) = self.key(settings) else { return Ok(()) };
+        let tried = heard.largest(kinds);
+        let of = |(kind, known): (&Kind, &_)| {
+            let tried = tried.get(kind).copied().unwrap_or(0);
+            let Knowledge { labels, all_reduce_seconds, .. } = *knowledge;
+            (kind.clone(), Of { known: *known, labels, tried, all_reduce_seconds })
+        };
+        store::write(&settings.cache, &key, Found { kinds: knowledge.kinds.iter().map(of).collect() }).map(drop)
     }
 
     /// Plans every stage of which enough is known with that.
@@ -196,8 +238,12 @@ impl Prepared {
     /// Plans the stage with micro-batches that mostly fit, to step down from: `why` nothing better can be done.
     pub fn begin_ladder(&mut self, why: &str) {
         let mut plan = self.plan.at_most(LADDER).unwrap_or_else(|| self.plan.clone());
+        let after = match self.job().batch.on_oom {
+            OnOom::StepDown => " and are halved where memory runs out",
+            OnOom::Fail => "",
+        };
         plan.warnings.push(format!(
-            "what fits was not found out ({why}): micro-batches begin at {} and are halved where memory runs out",
+            "what fits was not found out ({why}): micro-batches begin at {}{after}",
             plan.micro_batch_of(0)
         ));
         self.set(plan, self.devices.clone());
@@ -229,10 +275,34 @@ impl Prepared {
         if self.job().trainer == Trainer::Native { NATIVE_RESERVE } else { OTHER_RESERVE }
     }
 
-    /// What names the data: its place, and how many images are there.
+    /// What names the data: its place, how many images are there, and when its folders changed. A label file that was edited in place is
+    /// not seen.
     fn data_name(&self) -> Option<String> {
         let data = self.data.as_ref()?;
-        Some(format!("{} {}", self.place_of_data()?, data.train.images))
+        let changed = |folder: &String| {
+            let folder = Path::new(&data.data.path).join(folder);
+            let labels = folder.to_string_lossy().replacen("images", "labels", 1);
+            [folder, labels.into()]
+                .map(|path| std::fs::metadata(path).ok().map(|found| (found.mtime(), found.mtime_nsec())))
+        };
+        let times: Vec<_> = data.data.train.iter().chain(&data.data.val).map(changed).collect();
+        let mut digest = Sha256::new();
+        digest.update(format!("{times:?}"));
+        let stamp: String = digest.finalize().iter().take(4).map(|byte| format!("{byte:02x}")).collect();
+        Some(format!("{} {} {stamp}", self.place_of_data()?, data.train.images))
+    }
+}
+
+impl super::Model {
+    /// What names it: that of a configuration that the trainer brings along, else the hash of what is in the file.
+    fn content(&self) -> Option<String> {
+        let Some(mount) = &self.mount else { return Some(self.name.clone()) };
+        let content = || {
+            let mut digest = Sha256::new();
+            std::io::copy(&mut std::fs::File::open(&mount.source).ok()?, &mut digest).ok()?;
+            Some(digest.finalize().iter().map(|byte| format!("{byte:02x}")).collect())
+        };
+        self.content.get_or_init(content).clone()
     }
 }
 
@@ -258,13 +328,6 @@ pub fn family(model: &str) -> Vec<String> {
     let family = stem.strip_suffix(SIZES).filter(|family| family.starts_with("yolo") && !family.contains('/'));
     let sized = |family: &str| SIZES.iter().map(|size| format!("{family}{size}.yaml")).collect();
     family.map(sized).unwrap_or_default()
-}
-
-/// What a file holds, as a name.
-fn content(path: &Path) -> Option<String> {
-    let mut digest = Sha256::new();
-    std::io::copy(&mut std::fs::File::open(path).ok()?, &mut digest).ok()?;
-    Some(digest.finalize().iter().map(|byte| format!("{byte:02x}")).collect())
 }
 
 #[cfg(test)]

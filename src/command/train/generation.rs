@@ -9,7 +9,7 @@ use super::heard::Heard;
 use super::{Outcome, Ready};
 use crate::agent::Files;
 use crate::error::{self, Failure};
-use crate::event::Event;
+use crate::event::{Event, Signal};
 use crate::failure::{self, Memory};
 use crate::fit;
 use crate::job::{Job, Trainer};
@@ -142,6 +142,11 @@ impl Generation<'_> {
 }
 
 impl Ended {
+    /// The signal that asked for an end, even if all had ended by then: nothing is to follow.
+    pub fn asked(&self) -> Option<Signal> {
+        self.state.asked()
+    }
+
     /// What it means.
     pub fn outcome(&self, run: &RunDir, job: &Job, screen: &Screen) -> Outcome {
         match (self.state.signal(), failure::diagnose(&self.ends, self.memory, |rank| self.end_of_log(run, rank))) {

@@ -522,8 +522,8 @@ impl<'a> Run<'a> {
             images.chunks_exact(target).skip(skipped).map(of_step).collect::<Vec<_>>()
         });
         let (gallery, settings) = (self.sets.train.clone(), self.job.settings.clone());
-        // As in the official trainer, a training that is shorter than that has mosaics to its end.
-        let mosaics_until = epochs.checked_sub(settings.close_mosaic).unwrap_or(epochs);
+        // As in the official trainer, a training that is no longer than that has none.
+        let mosaics_until = epochs.saturating_sub(settings.close_mosaic);
         let make = move |wanted: &Wanted, number: u32| {
             sample::training(&gallery, number, wanted.epoch, seed, wanted.epoch < mosaics_until, &settings)
         };
@@ -566,7 +566,7 @@ impl<'a> Run<'a> {
     fn peak_memory(&self) -> Option<u64> {
         let device = self.training.network.device();
         if self.job.memory.is_some() || device != tch::Device::Cpu {
-            return memory(device).map(|memory| memory.peak);
+            return memory(device).ok().map(|memory| memory.peak);
         }
         let status = std::fs::read_to_string("/proc/self/status").ok()?;
         let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:"))?;

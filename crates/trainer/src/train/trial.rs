@@ -10,6 +10,7 @@ use evenkeel_wire::Event;
 use evenkeel_wire::trainer_job::Trial;
 use evenkeel_yolo::data::gallery::Gallery;
 use evenkeel_yolo::data::loader::Batch;
+use evenkeel_yolo::data::order::Order;
 use evenkeel_yolo::data::sample::{self, Sample};
 use evenkeel_yolo::memory::attempt;
 use evenkeel_yolo::network::Network;
@@ -53,7 +54,6 @@ pub fn run(
         let sets = Sets::scan(environment, job, team, events)?;
         let heaviest = heaviest(&sets.train, job, team)?;
         let mut bench = Bench::new(job, device, team, events, stop, sets, heaviest)?;
-        bench.tell_fixed();
         match trial.sizes.get(team.rank() as usize) {
             Some(size) => bench.confirm(*size),
             None => bench.search(trial),
@@ -80,9 +80,9 @@ fn heaviest(gallery: &Gallery, job: &Job, team: &Team) -> Result<(u32, u32), Tra
     Ok(((at % images) as u32, (at / images) as u32))
 }
 
-/// Whether any epoch has mosaics: a training that is shorter than the end without them has them to its end.
+/// Whether any epoch has mosaics.
 fn has_mosaics(job: &Job) -> bool {
-    job.told.epochs != job.settings.close_mosaic
+    job.told.epochs > job.settings.close_mosaic
 }
 
 /// Everything that trial steps need.
@@ -101,9 +101,19 @@ struct Bench<'a> {
 }
 
 /// How a size did.
-struct Found {
-    peak: u64,
-    seconds: f64,
+enum Outcome {
+    /// The most memory, in bytes, and the seconds of a pass.
+    Fits { peak: u64, seconds: f64 },
+    /// This rank has not enough memory.
+    RanOut,
+    /// Another one has not.
+    PeerRanOut,
+}
+
+/// How long a step took: its computation up to the meeting of the ranks, and all of it.
+struct Times {
+    computing: Duration,
+    whole: Duration,
 }
 
 impl<'a> Bench<'a> {
@@ -118,8 +128,9 @@ impl<'a> Bench<'a> {
     ) -> Result<Self, TrainError> {
         let (settings, classes) = (&job.settings, job.names.len());
         let images = sets.train.set().entries.len() as u32;
-        // The rates of a real training, of which one is as good as another here.
-        let schedule = Schedule::new(settings, job.told.epochs, u64::from(images).max(1), classes);
+        // The training's own: by the number of its steps it chooses an optimizer, each of which needs another memory.
+        let order = Order::new(images, job.cut.target(), job.told.seed)?;
+        let schedule = Schedule::new(settings, job.told.epochs, order.steps().into(), classes);
         let network = Network::new(job.scale, classes as i64, device, job.told.seed, settings.channels_last);
         let cut = Cut(vec![vec![1]; team.size() as usize]);
         let mut training = Training::new(network, schedule, settings, cut, false);
@@ -138,19 +149,19 @@ impl<'a> Bench<'a> {
         Ok(Self { job, team, events, stop, training, pool, val, frame, step: 0 })
     }
 
-    fn tell_fixed(&self) {
+    /// Tells what is needed whatever the size. `start` is the most memory until the first step, in bytes.
+    fn tell_fixed(&self, start: u64) -> Result<(), TrainError> {
         let bytes = |tensor: &Tensor| (tensor.numel() * tensor.kind().elt_size_in_bytes()) as u64;
         let network = |network: &Network| bytes(&network.parameters) + bytes(&network.statistics);
         let training = &self.training;
-        let found = memory(training.network.device());
-        let context_bytes = found.map_or(0, |memory| memory.context);
         self.events.emit(&Event::Fixed {
-            context_bytes,
+            context_bytes: memory(training.network.device())?.context,
             weights_bytes: network(&training.network) + network(&training.average.network),
             gradients_and_optimizer_bytes: bytes(&training.sum.gradients())
                 + training.optimizer.state().0.iter().map(|(_, tensor)| bytes(tensor)).sum::<u64>(),
-            start_bytes: found.map_or(0, |memory| memory.peak),
+            start_bytes: start,
         });
+        Ok(())
     }
 
     /// Tries one size: the last word before a training.
@@ -158,8 +169,9 @@ impl<'a> Bench<'a> {
         if self.stopped()? {
             return Ok(End::Stopped);
         }
-        if self.train(size, false)?.is_some() {
-            self.validate(2 * size);
+        self.tell_fixed(memory(self.training.network.device())?.peak)?;
+        if let Outcome::Fits { .. } = self.train(size, false)? {
+            self.validate(2 * size)?;
         }
         Ok(End::Done)
     }
@@ -167,119 +179,142 @@ impl<'a> Bench<'a> {
     /// Tries larger and larger sizes. Ranks take part until the last of them has found enough.
     fn search(&mut self, trial: &Trial) -> Result<End, TrainError> {
         let limit = trial.limits.get(self.team.rank() as usize).copied().flatten().unwrap_or(u64::MAX);
+        let start = memory(self.training.network.device())?.peak;
+        self.tell_fixed(start)?;
         let (mut size, mut before, mut enough) = (1, None, false);
         loop {
             if self.stopped()? {
                 return Ok(End::Stopped);
             }
-            let found = self.train(size, false)?;
-            let next = match found {
-                Some(found) => {
+            let next = match self.train(size, false)? {
+                Outcome::Fits { peak, seconds } => {
+                    if before.is_none() {
+                        // Kernels, their workspaces and what NCCL takes are there only now.
+                        self.tell_fixed(start)?;
+                    }
                     // Twice as many images more than the last time, which then are at least as large.
-                    let more = before.map_or(0, |before| 2 * found.peak.saturating_sub(before));
-                    let larger = 2 * size <= trial.most && found.peak + more <= limit && found.seconds < LONG;
-                    before = Some(found.peak);
-                    enough |= !larger;
+                    let more = before.map_or(0, |before| 2 * peak.saturating_sub(before));
+                    enough |= 2 * size > trial.most || peak + more > limit || seconds >= LONG;
+                    before = Some(peak);
                     (!enough).then_some(2 * size)
                 }
-                // The ranks that did not run out try the same once more, and then go on.
-                None if self.ran_out() => {
+                Outcome::RanOut => {
                     enough = true;
                     size = (size / 2).max(1);
                     None
                 }
-                None => Some(size),
+                // The same once more, when the other one has gone back.
+                Outcome::PeerRanOut => Some(size),
             };
             // Where not even one image fits, nothing is left to be found.
             let nothing = before.is_none() && enough;
             let votes = self.team.largest(&[i64::from(next.is_some()), i64::from(nothing)])?;
-            if votes[0] == 0 || votes[1] > 0 {
+            if votes[1] > 0 {
+                return Ok(End::Done);
+            }
+            if votes[0] == 0 {
                 break;
             }
             size = next.unwrap_or(size);
         }
+        // All have the same heaviest image.
         if self.pool[0].objects.len() as u32 > MANY {
             self.train(size, true)?;
         }
-        self.validate(2 * size);
+        self.validate(2 * size)?;
         Ok(End::Done)
-    }
-
-    /// Whether the last step failed for want of this rank's memory.
-    fn ran_out(&self) -> bool {
-        self.training.cut.0.is_empty()
     }
 
     fn stopped(&self) -> Result<bool, TrainError> {
         Ok(self.team.largest(&[i64::from(self.stop.asked())])?[0] > 0)
     }
 
-    /// Steps of one micro-batch of `size`, each rank its own; nothing where a rank ran out of memory.
-    fn train(&mut self, size: u32, few_labels: bool) -> Result<Option<Found>, TrainError> {
+    /// Steps of micro-batches of `size`, each rank its own.
+    fn train(&mut self, size: u32, few_labels: bool) -> Result<Outcome, TrainError> {
         let mut sizes = vec![0; self.team.size() as usize];
         sizes[self.team.rank() as usize] = i64::from(size);
-        self.training.cut = Cut(self.team.largest(&sizes)?.into_iter().map(|size| vec![size as u32]).collect());
-        let samples = self.pool.iter().cycle().take(size as usize).cloned();
+        let sizes = self.team.largest(&sizes)?;
+        // With overlap, what a rank computes alone ends before its last backward pass: one of its own says how long that takes.
+        let overlap = self.job.settings.overlap && self.team.size() > 1;
+        let cut = |passes: usize| Cut(sizes.iter().map(|size| vec![*size as u32; passes]).collect());
+        let images = size as usize * if overlap { 2 } else { 1 };
+        let samples = self.pool.iter().cycle().take(images).cloned();
         let samples = samples.map(|mut sample| {
             sample.objects.truncate(if few_labels { 1 } else { usize::MAX });
             sample
         });
         let side = self.job.told.imgsz;
         let batch = Batch::new(samples.collect::<Vec<_>>(), side, side);
-        forget_peak(self.training.network.device());
-        let (mut steps, mut computing, mut whole) = (0, Duration::ZERO, Duration::ZERO);
+        let labels = batch.objects.iter().map(Vec::len).max();
+        forget_peak(self.training.network.device())?;
+        let (mut steps, mut pass, mut rest) = (0, 0.0, 0.0);
         let mut wanted = 1 + STEPS;
         while steps < wanted {
-            let began = Instant::now();
-            let outcome = self.training.step(self.step, &batch, self.team, false);
-            self.step += 1;
-            let report = match outcome {
-                Ok(report) => report,
-                Err(StepError::OutOfMemory { source, .. }) => {
-                    if source.is_some() {
-                        self.tell(false, size, batch.objects.iter().map(Vec::len).max(), None, 0.0, 0.0);
-                        self.training.cut = Cut(Vec::new());
+            let times = self.step(&batch, cut(1)).and_then(|one| {
+                let two = if overlap { Some(self.step(&batch, cut(2))?) } else { None };
+                Ok((one, two))
+            });
+            let (one, two) = match times {
+                Ok(times) => times,
+                Err(StepError::OutOfMemory { source, voted: true, .. }) => {
+                    if source.is_none() {
+                        return Ok(Outcome::PeerRanOut);
                     }
-                    return Ok(None);
+                    self.tell(false, size, labels, None, 0.0, 0.0);
+                    return Ok(Outcome::RanOut);
                 }
-                // Untrained weights may take any loss; memory and time are the same.
-                Err(StepError::Diverged { .. }) => continue,
-                Err(error) => return Err(error.into()),
+                Err(error) => {
+                    // The peers do not know, and wait for something else by now: the trial ends here.
+                    if let StepError::OutOfMemory { .. } | StepError::OutOfMemoryInOverlap { .. } = &error {
+                        self.tell(false, size, labels, None, 0.0, 0.0);
+                    }
+                    return Err(error.into());
+                }
             };
-            steps += 1;
-            if steps > 1 {
-                computing += report.computing;
-                whole += began.elapsed();
-            } else {
+            let computing = two.map_or(one.computing, |two| two.computing.saturating_sub(one.computing));
+            if steps == 0 {
                 // The first is slower than those that follow: memory is new, and kernels are chosen.
-                let each = report.computing.as_secs_f64().max(1e-3);
-                let own = ((SECONDS / each).ceil() as u32).clamp(STEPS, MOST_STEPS);
+                let own = ((SECONDS / computing.as_secs_f64().max(1e-3)).ceil() as u32).clamp(STEPS, MOST_STEPS);
                 wanted = 1 + self.team.largest(&[own.into()])?[0] as u32;
+            } else {
+                pass += computing.as_secs_f64();
+                rest += one.whole.saturating_sub(computing).as_secs_f64();
             }
+            steps += 1;
         }
         let counted = f64::from(steps - 1);
-        let peak = memory(self.training.network.device()).map_or(0, |memory| memory.peak);
-        let seconds = computing.as_secs_f64() / counted;
-        let rest = (whole.saturating_sub(computing)).as_secs_f64() / counted;
-        self.tell(false, size, batch.objects.iter().map(Vec::len).max(), Some(peak), seconds, rest);
-        Ok(Some(Found { peak, seconds }))
+        let peak = memory(self.training.network.device())?.peak;
+        self.tell(false, size, labels, Some(peak), pass / counted, rest / counted);
+        Ok(Outcome::Fits { peak, seconds: pass / counted })
+    }
+
+    fn step(&mut self, batch: &Batch, cut: Cut) -> Result<Times, StepError> {
+        self.training.cut = cut;
+        self.step += 1;
+        let began = Instant::now();
+        let report = self.training.step(self.step, batch, self.team, false)?;
+        Ok(Times { computing: report.computing, whole: began.elapsed() })
     }
 
     /// A batch of a validation.
-    fn validate(&mut self, size: u32) {
+    fn validate(&mut self, size: u32) -> Result<(), TrainError> {
         let (width, height) = self.frame;
         let samples: Vec<Sample> = self.val.iter().cycle().take(size as usize).cloned().collect();
         if samples.is_empty() {
-            return;
+            return Ok(());
         }
         let batch = Batch::new(samples, width, height);
         let labels = batch.objects.iter().map(Vec::len).max();
-        forget_peak(self.training.network.device());
-        let began = Instant::now();
         let network = &self.training.average.network;
+        forget_peak(network.device())?;
+        let began = Instant::now();
         let outcome = attempt(|| detect(network, &self.job.settings, &batch, 0..size as usize));
-        let peak = outcome.ok().and_then(|_| memory(network.device())).map(|memory| memory.peak);
+        let peak = match outcome {
+            Ok(_) => Some(memory(network.device())?.peak),
+            Err(_) => None,
+        };
         self.tell(true, size, labels, peak, began.elapsed().as_secs_f64(), 0.0);
+        Ok(())
     }
 
     fn tell(

@@ -179,7 +179,7 @@ impl Running {
         self.until(count, "checkpoints", |event| matches!(event, Event::Checkpoint { .. }));
     }
 
-    fn until(&self, count: usize, what: &str, is_one: impl Fn(&Event) -> bool) {
+    pub fn until(&self, count: usize, what: &str, is_one: impl Fn(&Event) -> bool) {
         let began = Instant::now();
         while support::events(&self.ranks[0].events).iter().filter(|event| is_one(event)).count() < count {
             assert!(began.elapsed() < PATIENCE, "no {count} {what}");
