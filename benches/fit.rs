@@ -23,9 +23,6 @@ const TOO_LOW: f64 = 0.05;
 const OFF: f64 = 0.03;
 /// Of the largest micro-batch that really runs, what is to be found at least; of few images all but one.
 const LARGE_ENOUGH: f64 = 0.9;
-/// Images of a set.
-const IMAGES: u32 = 192;
-
 struct Cell {
     name: &'static str,
     trainer: &'static str,
@@ -33,6 +30,8 @@ struct Cell {
     imgsz: u32,
     memory: &'static str,
     labels: &'static str,
+    /// Images of the set: more than fit at once.
+    images: u32,
 }
 
 const fn cell(
@@ -42,26 +41,27 @@ const fn cell(
     imgsz: u32,
     memory: &'static str,
     labels: &'static str,
+    images: u32,
 ) -> Cell {
-    Cell { name, trainer, model, imgsz, memory, labels }
+    Cell { name, trainer, model, imgsz, memory, labels, images }
 }
 
 const FEW: &str = "1..3";
 const MANY: &str = "200";
 
 const CELLS: [Cell; 12] = [
-    cell("n-96", "native", "yolov8n.yaml", 96, "1.2GiB", FEW),
-    cell("n-160-many", "native", "yolov8n.yaml", 160, "1.2GiB", MANY),
-    cell("n-320", "native", "yolov8n.yaml", 320, "2GiB", FEW),
-    cell("n-320-many", "native", "yolov8n.yaml", 320, "1.5GiB", MANY),
-    cell("s-160", "native", "yolov8s.yaml", 160, "1.5GiB", FEW),
-    cell("s-224-many", "native", "yolov8s.yaml", 224, "3GiB", MANY),
-    cell("s-320", "native", "yolov8s.yaml", 320, "1.2GiB", FEW),
-    cell("official-n-96", "ultralytics", "yolov8n.yaml", 96, "1.5GiB", FEW),
-    cell("official-n-160", "ultralytics", "yolov8n.yaml", 160, "2GiB", FEW),
-    cell("official-n-160-many", "ultralytics", "yolov8n.yaml", 160, "2GiB", MANY),
-    cell("official-s-320", "ultralytics", "yolov8s.yaml", 320, "3GiB", FEW),
-    cell("official-s-320-small", "ultralytics", "yolov8s.yaml", 320, "1.2GiB", FEW),
+    cell("n-96", "native", "yolov8n.yaml", 96, "1.2GiB", FEW, 384),
+    cell("n-160-many", "native", "yolov8n.yaml", 160, "1.2GiB", MANY, 160),
+    cell("n-320", "native", "yolov8n.yaml", 320, "2GiB", FEW, 80),
+    cell("n-320-many", "native", "yolov8n.yaml", 320, "1.5GiB", MANY, 64),
+    cell("s-160", "native", "yolov8s.yaml", 160, "1.5GiB", FEW, 96),
+    cell("s-224-many", "native", "yolov8s.yaml", 224, "3GiB", MANY, 96),
+    cell("s-320", "native", "yolov8s.yaml", 320, "1.2GiB", FEW, 32),
+    cell("official-n-96", "ultralytics", "yolov8n.yaml", 96, "1.5GiB", FEW, 128),
+    cell("official-n-160", "ultralytics", "yolov8n.yaml", 160, "2GiB", FEW, 96),
+    cell("official-n-160-many", "ultralytics", "yolov8n.yaml", 160, "2GiB", MANY, 96),
+    cell("official-s-320", "ultralytics", "yolov8s.yaml", 320, "3GiB", FEW, 48),
+    cell("official-s-320-small", "ultralytics", "yolov8s.yaml", 320, "1.2GiB", FEW, 48),
 ];
 
 /// What came of a cell.
@@ -91,11 +91,15 @@ fn main() -> ExitCode {
     for cell in CELLS.iter().filter(|cell| wanted.is_empty() || wanted.iter().any(|name| name == cell.name)) {
         let outcome = measure(cell);
         let mib = |bytes: f64| format!("{:.0} MiB", bytes / f64::from(1 << 20));
-        let Cell { name, trainer, model, imgsz, memory, labels } = cell;
+        let Cell { name, trainer, model, imgsz, memory, labels, .. } = cell;
         let found = match outcome.found {
             Some((micro, predicted)) => {
                 let error = predicted / outcome.measured - 1.0;
-                off.push(error.abs());
+                if outcome.measured.is_nan() {
+                    bad.push(format!("{name}: {micro} images do not fit"));
+                } else {
+                    off.push(error.abs());
+                }
                 if error < -TOO_LOW {
                     bad.push(format!("{name}: predicted {:.1} % too low", -error * 100.0));
                 }
@@ -109,7 +113,12 @@ fn main() -> ExitCode {
                 }
                 format!("{micro} | {} | {} | {:+.1} %", mib(predicted), mib(outcome.measured), error * 100.0)
             }
-            None => "refused | - | - | -".to_owned(),
+            None => {
+                if outcome.largest > 0 {
+                    bad.push(format!("{name}: refused, though one image trains"));
+                }
+                "refused | - | - | -".to_owned()
+            }
         };
         if outcome.launches > 4 {
             bad.push(format!("{name}: {} launches", outcome.launches));
@@ -137,40 +146,41 @@ fn main() -> ExitCode {
 fn measure(cell: &Cell) -> Outcome {
     let began = Instant::now();
     let place = Place::new();
-    let (images, side) = (IMAGES.to_string(), cell.imgsz.to_string());
+    let (images, side) = (cell.images.to_string(), cell.imgsz.to_string());
     place
         .run(&["dataset", "shapes", "shapes", "--images", &images, "--imgsz", &side, "--labels", cell.labels])
         .with_code(0);
     place.write(
         "job.yaml",
         &format!(
-            "name: t\ntrainer: {}\nmodel: {}\ndata: shapes/data.yaml\nimgsz: {}\nepochs: 2\nbatch: {IMAGES}\n\
+            "name: t\ntrainer: {}\nmodel: {}\ndata: shapes/data.yaml\nimgsz: {}\nepochs: 2\nbatch: {}\n\
              device: [{{cpu: 1, memory: {}}}]\nargs: {{plots: false, close_mosaic: 0}}\n",
-            cell.trainer, cell.model, cell.imgsz, cell.memory
+            cell.trainer, cell.model, cell.imgsz, cell.images, cell.memory
         ),
     );
     let ended = place.run(&["autobatch", "job.yaml", "--json"]);
     if ended.code == Some(4) {
         eprintln!("{}: {}", cell.name, ended.stderr.lines().filter(|line| line.contains("error")).collect::<String>());
-        let largest = u32::from(train(&place, 1).is_some());
+        let largest = u32::from(train(&place, 1, "epochs=1").is_some());
         return Outcome { found: None, launches: 1, measured: 0.0, largest, seconds: began.elapsed().as_secs_f64() };
     }
     let ended = ended.with_code(0);
     let found: Value = serde_json::from_str(&ended.stdout).expect("one JSON object");
     let device = &found["devices"][0];
     // More than all images of the set are no question.
-    let micro = device["largest_micro_batch"].as_u64().expect("a number").min(IMAGES.into()) as u32;
+    let micro = device["largest_micro_batch"].as_u64().expect("a number").min(cell.images.into()) as u32;
     let launches = found["launches"].as_u64().expect("a number");
     let ended =
         place.run(&["plan", "job.yaml", &format!("batch.micro={micro}"), &format!("batch.target={micro}"), "--json"]);
     let plan: Value = serde_json::from_str(&ended.with_code(0).stdout).expect("one JSON object");
     let predicted = plan["ranks"][0]["memory"]["predicted_bytes"].as_f64().expect("a prediction");
-    let measured = train(&place, micro).unwrap_or_else(|| panic!("{}: {micro} images do not fit", cell.name));
+    let measured =
+        train(&place, micro, "epochs=2").unwrap_or_else(|| panic!("{}: {micro} images do not fit", cell.name));
     // The largest that runs, between what was found and what would be too much to have missed.
-    let (mut runs, mut fails) = (micro, (micro + micro / 5 + 2).min(IMAGES + 1));
+    let (mut runs, mut fails) = (micro, (micro + micro / 5 + 2).min(cell.images + 1));
     while fails - runs > 1 + runs / 50 {
         let middle = runs + (fails - runs) / 2;
-        if train(&place, middle).is_some() { runs = middle } else { fails = middle }
+        if train(&place, middle, "epochs=1").is_some() { runs = middle } else { fails = middle }
     }
     nothing_left(&place);
     let found = Some((micro, predicted));
@@ -178,10 +188,10 @@ fn measure(cell: &Cell) -> Outcome {
 }
 
 /// Trains in steps of one micro-batch; the most memory that it needed, in bytes, or nothing where memory ran out.
-fn train(place: &Place, micro: u32) -> Option<f64> {
+fn train(place: &Place, micro: u32, epochs: &str) -> Option<f64> {
     let (micro, target) = (format!("batch.micro={micro}"), format!("batch.target={micro}"));
     // Without what the fit found, which would refuse beforehand what is to be tried.
-    let mut command = place.evenkeel(&["train", "job.yaml", &micro, &target, "batch.on_oom=fail", "--json"]);
+    let mut command = place.evenkeel(&["train", "job.yaml", &micro, &target, epochs, "batch.on_oom=fail", "--json"]);
     let ended = Ended::from(command.env("XDG_CACHE_HOME", place.path().join("no-cache")).output().expect("it starts"));
     let outcome: Value = serde_json::from_str(&ended.stdout).unwrap_or_else(|_| panic!("{}", ended.stderr));
     if outcome["failure"]["class"] == "out_of_memory.device" {
@@ -191,6 +201,6 @@ fn train(place: &Place, micro: u32) -> Option<f64> {
     let journal = std::path::Path::new(outcome["record"].as_str().expect("a path")).join("journal.jsonl");
     let journal = std::fs::read_to_string(journal).expect("a journal");
     let entries = journal.lines().map(|line| serde_json::from_str::<Value>(line).expect("JSON"));
-    let attempt = entries.filter(|entry| entry["entry"] == "attempt").last().expect("an attempt");
+    let attempt = entries.rev().find(|entry| entry["entry"] == "attempt").expect("an attempt");
     attempt["detail"]["ranks"][0]["measured_bytes"].as_f64()
 }

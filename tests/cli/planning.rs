@@ -96,3 +96,39 @@ fn micro_batches_that_may_differ_take_any_target() {
         plan["ranks"].as_array().expect("ranks").iter().map(|rank| &rank["micro_batches"]).collect();
     assert_eq!((&plan["split"], cuts), (&json!("uneven"), vec![&json!([22]), &json!([21]), &json!([21])]));
 }
+
+#[test]
+fn what_fits_is_asked_for_where_it_can_be_known() {
+    let place = Place::new();
+    place.run(&["dataset", "shapes", "shapes", "--images", "8", "--imgsz", "64"]).with_code(0);
+    place.write("job.yaml", "data: shapes/data.yaml\ndevice: [{memory: 1GiB}]\nimgsz: 64\n");
+    let unknown = place.run(&["autobatch", "job.yaml", "--dry-run"]).with_code(2);
+    unknown.saying("not everything is known of this job on these devices yet").saying("without `--dry-run`");
+    place.run(&["autobatch", "job.yaml", "--dry-run", "--again"]).with_code(2).saying("cannot be used with");
+    place.write("own.yaml", "trainer: command\nimage: debian\ncommand: [train]\nbatch: 8\n");
+    place.run(&["autobatch", "own.yaml"]).with_code(2).saying("this job runs a program of its own");
+    place.write("mine.yaml", "nc: 1\n");
+    let table = place
+        .run(&["autobatch", "job.yaml", "trainer=ultralytics", "model=mine.yaml", "--table", "--dry-run"])
+        .with_code(2);
+    table.saying("`model: mine.yaml` is none of a family of sizes");
+    let table = place.run(&["autobatch", "job.yaml", "--table", "--dry-run"]).with_code(0);
+    assert!(table.stdout.contains("yolov8x.yaml") && table.stdout.contains("?: not tried"), "{}", table.stdout);
+    assert!(!place.has_record(), "a question starts nothing");
+}
+
+#[test]
+fn a_schedule_of_sizes_has_a_plan_for_each() {
+    let job = "data: d.yaml\ndevice: cpu:2\nepochs: 10\nimgsz: {0: 320, 4: 640}\n";
+    let plan = plan(job, &[]);
+    let stage = |number: usize, name: &str| &plan["stages"][number][name];
+    assert_eq!(
+        (stage(0, "imgsz"), stage(0, "from_epoch"), stage(0, "until_epoch")),
+        (&json!(320), &json!(0), &json!(4))
+    );
+    assert_eq!(
+        (stage(1, "imgsz"), stage(1, "from_epoch"), stage(1, "until_epoch")),
+        (&json!(640), &json!(4), &json!(10))
+    );
+    assert_eq!((&plan["target_batch"], &stage(1, "plan")["target_batch"]), (&json!(64), &json!(64)));
+}

@@ -40,7 +40,6 @@ impl Batch {
     }
 
     /// Some of the images in the network's form: `[images, 3, height, width]`, u8 with the channels innermost in memory.
-    #[must_use]
     pub fn images(&self, range: Range<usize>) -> Tensor {
         let bytes = 3 * (self.width * self.height) as usize;
         let shape = [range.len() as i64, self.height.into(), self.width.into(), 3];
