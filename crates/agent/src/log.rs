@@ -97,6 +97,11 @@ impl<W: Write> Log<W> {
         self.last_taken != b'\n'
     }
 
+    /// Bytes in the file so far.
+    pub fn bytes(&self) -> u64 {
+        self.bytes
+    }
+
     /// Why the last write failed; `None` when it succeeded.
     pub fn trouble(&self) -> Option<io::ErrorKind> {
         self.trouble

@@ -19,6 +19,7 @@ mod rank;
 mod ready;
 mod signals;
 mod supervise;
+mod times;
 mod tree;
 
 /// What the agent exits with when it cannot do its own work, as `docker run` does.

@@ -19,6 +19,7 @@ use crate::mirror::Mirror;
 use crate::program::Slot;
 use crate::signals::{Request, Signals};
 use crate::supervise::Spools;
+use crate::times::Times;
 use crate::{alive, cgroup, home, ready, tree};
 
 /// Why the agent cannot do its own work.
@@ -65,6 +66,7 @@ pub fn run(config: &Config) -> Result<i32, RankError> {
         source,
     })?;
     let log = config.locate(path::LOGS).join(path::log(rank));
+    let times = Times::open(&config.locate(path::LOGS).join(path::times(rank)), &log);
     let output = File::options().append(true).create(true).open(&log).map_err(|source| RankError::File {
         what: "open",
         path: log,
@@ -83,6 +85,7 @@ pub fn run(config: &Config) -> Result<i32, RankError> {
     let mirror = Mirror::new(Instant::now());
     let mut spools = Spools {
         log: Log::new(output),
+        times,
         mirror,
         events,
         signals,

@@ -15,6 +15,7 @@ use crate::mirror::Mirror;
 use crate::program::{self, Program, Slot, StartError};
 use crate::ready;
 use crate::signals::{Request, Signals};
+use crate::times::Times;
 use crate::tree;
 
 /// Bytes read at once.
@@ -38,6 +39,8 @@ const RETRY: Duration = Duration::from_secs(1);
 pub struct Spools {
     /// Its output.
     pub log: Log<File>,
+    /// When it wrote what.
+    pub times: Times,
     /// The copy of the output for `docker logs`.
     pub mirror: Mirror,
     /// Its events.
@@ -220,6 +223,7 @@ impl Spools {
 
     fn output(&mut self, bytes: &[u8], now: Instant) {
         let (was, before) = (self.log.trouble(), self.log.dropped());
+        self.times.stamp(self.log.bytes(), now);
         self.log.write(bytes);
         match (was, self.log.trouble()) {
             (None, Some(trouble)) => {

@@ -45,7 +45,9 @@ extern "C" __attribute__((visibility("default"))) tchd_status tchd_cuda_memory_o
     }
     size_t available = 0, all = 0;
     C10_CUDA_CHECK(cudaMemGetInfo(&available, &all));
-    const auto& reserved = allocator::getDeviceStats(index).reserved_bytes[0];
+    // The statistics are a copy: a reference to a part of them would outlive it.
+    const auto stats = allocator::getDeviceStats(index);
+    const auto& reserved = stats.reserved_bytes[0];
     out[0] = all;
     out[1] = available;
     out[2] = static_cast<uint64_t>(reserved.current);

@@ -1,6 +1,6 @@
 //! Whether all ranks hold the same variables, and if not, which one differs where.
 
-use tch::{Kind, Tensor};
+use tch::{Device, Kind, Tensor};
 
 use crate::error::{Error, Result};
 use crate::group::ProcessGroup;
@@ -32,7 +32,7 @@ pub(crate) fn agree(group: &ProcessGroup, own: &[Variable]) -> Result<()> {
     let text = write(own);
     // 62 bits: both the number and its negative are far from the ends of the range.
     let hash = i64::try_from(fnv(text.as_bytes()) >> 2).unwrap_or(0);
-    let mut ends = Tensor::from_slice(&[hash, -hash]);
+    let mut ends = Tensor::from_slice(&[hash, -hash]).to_device(group.device());
     group.all_reduce(&mut ends, ReduceOp::Max)?.wait()?;
     if ends.int64_value(&[0]) == -ends.int64_value(&[1]) {
         return Ok(());
@@ -40,7 +40,8 @@ pub(crate) fn agree(group: &ProcessGroup, own: &[Variable]) -> Result<()> {
     let theirs = read(&share(group, text, 0)?);
     let complaint = difference(&theirs, own);
     let rank = group.rank();
-    let mut first = Tensor::from(if complaint.is_some() { i64::from(rank) } else { i64::MAX });
+    let mut first =
+        Tensor::from(if complaint.is_some() { i64::from(rank) } else { i64::MAX }).to_device(group.device());
     group.all_reduce(&mut first, ReduceOp::Min)?.wait()?;
     let first = u32::try_from(first.int64_value(&[])).ok().filter(|first| *first < group.world_size());
     let Some(first) = first else {
@@ -52,16 +53,16 @@ pub(crate) fn agree(group: &ProcessGroup, own: &[Variable]) -> Result<()> {
 
 /// The text of rank `root`, on every rank.
 fn share(group: &ProcessGroup, own: String, root: u32) -> Result<String> {
-    let mut length = Tensor::from(i64::try_from(own.len()).unwrap_or(i64::MAX));
+    let mut length = Tensor::from(i64::try_from(own.len()).unwrap_or(i64::MAX)).to_device(group.device());
     group.broadcast(&mut length, root)?.wait()?;
     let length = length.int64_value(&[]);
     let mut bytes = if group.rank() == root {
-        Tensor::from_slice(own.as_bytes())
+        Tensor::from_slice(own.as_bytes()).to_device(group.device())
     } else {
-        Tensor::zeros([length], (Kind::Uint8, tch::Device::Cpu))
+        Tensor::zeros([length], (Kind::Uint8, group.device()))
     };
     group.broadcast(&mut bytes, root)?.wait()?;
-    let bytes = Vec::<u8>::try_from(bytes).map_err(|error| Error::Other(error.to_string()))?;
+    let bytes = Vec::<u8>::try_from(bytes.to_device(Device::Cpu)).map_err(|error| Error::Other(error.to_string()))?;
     Ok(String::from_utf8_lossy(&bytes).into_owned())
 }
 

@@ -153,6 +153,15 @@ impl ProcessGroup {
         self.backend
     }
 
+    /// Where the tensors of this group's collectives lie.
+    #[must_use]
+    pub fn device(&self) -> tch::Device {
+        match self.backend {
+            Backend::Gloo => tch::Device::Cpu,
+            Backend::Nccl { device } => tch::Device::Cuda(device as usize),
+        }
+    }
+
     /// The failure that closed a gloo group; `None` while it is sound, and always `None` for NCCL. Does not block.
     #[must_use]
     pub fn failure(&self) -> Option<Error> {

@@ -1,7 +1,8 @@
 //! Values of every collective, in worlds of 1 to 4 processes, for every kind and for sizes from nothing to a million,
 //! against values computed here. One group a world does it all.
 //!
-//! With `TCHD_DEVICE=cuda` the same over NCCL, a GPU a rank, in worlds up to the number of GPUs (`make test-gpu`).
+//! With `TCHD_DEVICE=cuda` the same over NCCL, a GPU a rank, in worlds up to the number of GPUs (`make test-gpu`); with `TCHD_SHARE=1`
+//! beside it in worlds of 1 to 3, whose ranks share what GPUs there are.
 
 mod support;
 
@@ -25,7 +26,11 @@ fn rank() {
 
 #[test]
 fn every_collective_gives_the_right_values() {
-    let largest = if on_gpus() { gpus() } else { 4 };
+    let largest = match (on_gpus(), support::shares_a_gpu()) {
+        (false, _) => 4,
+        (true, false) => gpus(),
+        (true, true) => 3,
+    };
     for world_size in 1..=largest {
         start("grid", world_size).pass();
         println!("{world_size} ranks: every value right");
@@ -50,7 +55,8 @@ fn group(rank: &Rank) -> ProcessGroup {
     }
     #[cfg(feature = "nccl")]
     {
-        let options = tch_distributed::NcclOptions::new(rank.rank, TIMEOUT);
+        let device = if support::shares_a_gpu() { rank.rank % gpus() } else { rank.rank };
+        let options = tch_distributed::NcclOptions::new(device, TIMEOUT);
         ProcessGroup::nccl(&rank.store(TIMEOUT), rank.rank, rank.world_size, &options).expect("all ranks come")
     }
     #[cfg(not(feature = "nccl"))]

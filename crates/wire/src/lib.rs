@@ -8,9 +8,11 @@
 pub mod env;
 pub mod event;
 pub mod path;
+pub mod stamp;
 pub mod trainer_job;
 
 pub use event::{Event, FailureClass, Record};
+pub use stamp::Stamp;
 pub use trainer_job::TrainerJob;
 
 /// Version of every format in this crate. A reader refuses a higher one instead of guessing.

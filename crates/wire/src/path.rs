@@ -6,7 +6,7 @@ pub const ROOT: &str = "/evenkeel";
 pub const AGENT: &str = "/evenkeel/agent";
 /// The trainer's job file, read-only; see [`crate::TrainerJob`].
 pub const JOB: &str = "/evenkeel/job.json";
-/// Folder of `rank-N.log`: every output line of every rank.
+/// Folder of `rank-N.log`, every output line of every rank, and `rank-N.times` beside it.
 pub const LOGS: &str = "/evenkeel/logs";
 /// Folder of `rank-N.events.jsonl`: every [`crate::Record`] of every rank.
 pub const EVENTS: &str = "/evenkeel/events";
@@ -39,6 +39,12 @@ pub fn alive(generation: u32, rank: u32) -> String {
 #[must_use]
 pub fn log(rank: u32) -> String {
     format!("rank-{rank}.log")
+}
+
+/// When what is in a rank's log was written, in [`LOGS`]; see [`crate::stamp`]. Absent in records of earlier writers.
+#[must_use]
+pub fn times(rank: u32) -> String {
+    format!("rank-{rank}.times")
 }
 
 /// Spool of a rank's events in [`EVENTS`].

@@ -66,9 +66,11 @@ fn message(payload: &(dyn Any + Send)) -> Option<&str> {
     payload.downcast_ref::<String>().map(String::as_str).or_else(|| payload.downcast_ref::<&str>().copied())
 }
 
-/// libtorch's message goes on with a C++ backtrace, and tch's begins with words about a `Result`.
+/// libtorch's message goes on with a C++ backtrace, and tch's begins with words about a `Result`. On a GPU, advice on its allocator follows
+/// what counts: who holds how much.
 fn first_line(text: &str) -> String {
     let line = text.split("\\n").next().unwrap_or(text).lines().next().unwrap_or_default();
+    let line = line.split(" If reserved but unallocated").next().unwrap_or(line);
     line.rsplit_once("Torch(\"").map_or(line, |(_, said)| said).trim_end_matches(['"', ')']).to_owned()
 }
 

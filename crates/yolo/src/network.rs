@@ -12,16 +12,25 @@ use crate::model::Yolo;
 use crate::random::{Purpose, generator};
 use crate::scale::Scale;
 
+/// Where in a flat tensor a variable may begin: at multiples of so many values, 512 bytes, as in memory of its own. cuDNN's kernels read several
+/// values at once and fault on a GPU where a vector begins at an odd place, as all would behind a bias for 3 classes.
+const ALIGNMENT: i64 = 128;
+
+/// Values of a flat tensor that a variable of so many takes.
+pub(crate) fn padded(values: i64) -> i64 {
+    (values + ALIGNMENT - 1) / ALIGNMENT * ALIGNMENT
+}
+
 /// A model with its parameters, their gradients and its running statistics.
 #[derive(Debug)]
 pub struct Network {
     /// The model, which computes with the tensors below.
     pub model: Yolo,
-    /// All parameters, `[parameters]`, f32.
+    /// All parameters, `[parameters]`, f32. Between them are zeros, which stay zero: see [`padded`].
     pub parameters: Tensor,
     /// Their gradients, `[parameters]`, f32, which backward passes add to; absent for a network that is not trained.
     pub gradients: Option<Tensor>,
-    /// Running mean and variance of all layers of batch normalisation, `[2, channels of all layers]`, f32.
+    /// Running mean and variance of all layers of batch normalisation, `[2, channels of all layers]`, f32, padded likewise.
     pub statistics: Tensor,
     /// By kind, then by name.
     slots: Vec<Slot>,
@@ -100,12 +109,12 @@ impl Network {
             .map(|(name, variable)| (Group::of(&name, variable.dim()), name, variable))
             .collect();
         named.sort_by(|a, b| (a.0, &a.1).cmp(&(b.0, &b.1)));
-        let total: i64 = named.iter().map(|(_, _, variable)| variable.numel() as i64).sum();
+        let total: i64 = named.iter().map(|(_, _, variable)| padded(variable.numel() as i64)).sum();
         let parameters = Tensor::zeros([total], (Kind::Float, vs.device()));
         let (mut slots, mut at, mut groups) = (Vec::new(), 0, [0..0, 0..0, 0..0]);
         for (group, name, mut variable) in named {
             let (shape, start) = (variable.size(), at);
-            at += variable.numel() as i64;
+            at += padded(variable.numel() as i64);
             let range = &mut groups[group as usize];
             *range = if range.end == 0 { start..at } else { range.start..at };
             let innermost = channels_last && shape.len() == 4;
@@ -231,6 +240,20 @@ mod tests {
         let before = network.variables();
         let _ = network.parameters.fill_(0.5);
         assert!(before.iter().filter(|(_, it)| it.requires_grad()).all(|(_, it)| it.min().double_value(&[]) == 0.5));
+    }
+
+    #[test]
+    fn every_variable_begins_where_memory_of_its_own_would() {
+        // Neither 3 nor 70 values are a multiple of what a GPU reads at once.
+        for classes in [3, 70] {
+            let network = Network::new(Scale::N, classes, Device::Cpu, 0, true);
+            let base = |flat: &Tensor| flat.data_ptr() as usize;
+            for (name, variable) in network.variables() {
+                let flat = if variable.requires_grad() { &network.parameters } else { &network.statistics };
+                let begin = variable.data_ptr() as usize - base(flat);
+                assert_eq!(begin % 512, 0, "{name}");
+            }
+        }
     }
 
     #[test]

@@ -48,7 +48,7 @@ def read(trainer, folder):
         return None
     # Numbers, texts and tensors only: nothing that would be run.
     state = torch.load(file, map_location="cpu", weights_only=True)
-    if state["version"] != VERSION or state["run"] != identity(trainer):
+    if state["version"] != VERSION or not state["run"].items() >= identity(trainer).items():
         raise JobError(f"`{file}` cannot be gone on from: it is of {state['run']}, this training of {identity(trainer)}")
     return state
 
@@ -87,7 +87,7 @@ def take(trainer, state):
 
 def identity(trainer):
     """What must be the same for a state to be gone on from; the cut of a step may differ."""
-    return {"target_batch": trainer.cut.target, "seed": trainer.seed, "epochs": trainer.epochs, "model": str(trainer.args.model)}
+    return {"target_batch": trainer.cut.target, "seed": trainer.seed, "model": str(trainer.args.model)}
 
 
 def number(value):

@@ -160,6 +160,7 @@ class Bench:
         dataset = trainer.test_loader.dataset
         if len(dataset) == 0:
             return
+        size = min(size, len(dataset))
         # Where images have shapes of their own, all of a batch are padded to one: of these the largest.
         if dataset.rect:
             batch = int(np.argmax(dataset.batch_shapes.prod(axis=1)))

@@ -6,6 +6,8 @@ use std::os::unix::fs::PermissionsExt;
 use std::process::Stdio;
 use std::time::{Duration, Instant};
 
+use evenkeel_wire::Stamp;
+
 use crate::support::{Agent, Run, done};
 
 #[test]
@@ -31,6 +33,30 @@ fn a_line_of_a_megabyte_is_one_line() {
     let outcome = run.shell("head -c 1048576 /dev/zero | tr '\\0' x; echo; echo end");
     assert_eq!(outcome.log.len(), 1_048_576 + 1 + 4);
     assert_eq!(outcome.seal(), done(2));
+}
+
+/// Waits in the program stand for the time that passes: the stamps must tell them, over launches.
+#[test]
+fn stamps_beside_the_log_tell_when_it_was_written() {
+    let run = Run::new();
+    let before = now_ms();
+    run.shell("echo one; sleep 0.3; echo two; sleep 0.3; printf three");
+    let between = now_ms();
+    fs::remove_file(run.root().join("events/rank-0.events.jsonl")).expect("the first generation's");
+    let outcome = run.shell("echo four");
+    assert_eq!(outcome.text(), "one\ntwo\nthreefour\n");
+    let bytes = fs::read(run.root().join("logs/rank-0.times")).expect("stamps");
+    let stamps: Vec<Stamp> = Stamp::read_all(&bytes).collect();
+    let offsets: Vec<u64> = stamps.iter().map(|stamp| stamp.offset).collect();
+    assert_eq!(offsets, [0, 4, 8, 13], "{stamps:?}");
+    let times: Vec<u64> = stamps.iter().map(|stamp| stamp.time_ms).collect();
+    assert!(times[0] >= before && times[1] >= times[0] + 290 && times[2] >= times[1] + 290, "{times:?}");
+    assert!(times[2] <= between && between <= times[3] && times[3] <= now_ms(), "{times:?}");
+}
+
+fn now_ms() -> u64 {
+    let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).expect("after 1970");
+    u64::try_from(now.as_millis()).expect("it fits")
 }
 
 #[test]

@@ -97,7 +97,11 @@ pub fn start_some(case: &str, world_size: u32, ranks: impl IntoIterator<Item = u
     let child = |rank: u32| {
         let output = File::create(dir.path().join(format!("output.{rank}"))).expect("an output file");
         let errors = output.try_clone().expect("another handle");
-        let child = Command::new(env::current_exe().expect("this test's own program"))
+        let mut command = Command::new(env::current_exe().expect("this test's own program"));
+        if shares_a_gpu() {
+            command.env("NCCL_HOSTID", format!("rank-{rank}"));
+        }
+        let child = command
             .args(["rank", "--exact", "--nocapture"])
             .env(CASE, case)
             .env("RANK", rank.to_string())
@@ -112,6 +116,11 @@ pub fn start_some(case: &str, world_size: u32, ranks: impl IntoIterator<Item = u
     };
     let children = ranks.into_iter().map(child).collect();
     Ranks { dir, children }
+}
+
+/// Whether ranks may be on the same GPU (`TCHD_SHARE=1`), which NCCL refuses within a host: so each is told to be on a host of its own.
+pub fn shares_a_gpu() -> bool {
+    env::var("TCHD_SHARE").is_ok_and(|share| share == "1")
 }
 
 impl Ranks {

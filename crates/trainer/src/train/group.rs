@@ -50,7 +50,8 @@ fn device(environment: &Environment, memory: Option<u64>) -> Result<tch::Device,
                     "GPU {index} of this host is not there: libtorch sees {present}"
                 )));
             }
-            tch::Cuda::cudnn_set_benchmark(true);
+            // Trying every kernel would take 15 s at every new shape of a batch, and which is the fastest differs from run to run.
+            tch::Cuda::cudnn_set_benchmark(false);
             Ok(tch::Device::Cuda(environment.local_rank as usize))
         }
     }

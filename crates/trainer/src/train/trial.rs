@@ -97,6 +97,8 @@ struct Bench<'a> {
     /// Images of the validation, of the largest frame.
     val: Vec<Sample>,
     frame: (u32, u32),
+    /// How many images the validation has in all.
+    val_images: usize,
     step: u64,
 }
 
@@ -146,7 +148,8 @@ impl<'a> Bench<'a> {
         let others = (1..POOL.min(images)).map(|at| drawn(at * (images / POOL.min(images)), 0));
         let pool = std::iter::once(drawn(heaviest.0, heaviest.1)).chain(others).collect();
         let (frame, val) = largest_frame(&sets.val);
-        Ok(Self { job, team, events, stop, training, pool, val, frame, step: 0 })
+        let val_images = sets.val.set().entries.len();
+        Ok(Self { job, team, events, stop, training, pool, val, frame, val_images, step: 0 })
     }
 
     /// Tells what is needed whatever the size. `start` is the most memory until the first step, in bytes.
@@ -296,9 +299,10 @@ impl<'a> Bench<'a> {
         Ok(Times { computing: report.computing, whole: began.elapsed() })
     }
 
-    /// A batch of a validation.
+    /// A batch of a validation: `size` images, if there are so many.
     fn validate(&mut self, size: u32) -> Result<(), TrainError> {
         let (width, height) = self.frame;
+        let size = self.val_images.min(size as usize) as u32;
         let samples: Vec<Sample> = self.val.iter().cycle().take(size as usize).cloned().collect();
         if samples.is_empty() {
             return Ok(());

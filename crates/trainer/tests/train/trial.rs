@@ -41,7 +41,8 @@ fn what_a_trial_needs_a_training_needs() {
     // The other rank may not need as much, and goes on with what it has as long as its peer looks further.
     assert_eq!(second.len(), first.len());
     assert!(second.iter().all(|tried| tried.0 < 8 && tried.2.expect("fits") <= 68_000_000), "{second:?}");
-    assert_eq!(tried(&found, 0, true).iter().map(|tried| tried.0).collect::<Vec<_>>(), [16]);
+    // Two for each of the micro-batch, if there were so many.
+    assert_eq!(tried(&found, 0, true).iter().map(|tried| tried.0).collect::<Vec<_>>(), [4]);
 
     let trained = job(8).train(&[("EVENKEEL_MEMORY", "100000000000")]).done();
     let memory = |event: &Event| if let Event::Step { memory_bytes, .. } = event { *memory_bytes } else { None };

@@ -3,6 +3,8 @@
 use tch::nn::{Init, Path};
 use tch::{Kind, Tensor};
 
+use crate::network::padded;
+
 /// Added to the variance, as in the official network.
 const EPSILON: f64 = 1e-3;
 
@@ -65,10 +67,18 @@ pub struct Norms {
 }
 
 impl Norms {
-    /// Moves the statistics of all layers into one tensor of means and variances, `[2, channels of all layers]`, which is returned, and
+    /// Moves the statistics of all layers into one tensor of means and variances, `[2, channels of all layers]` with zeros between the layers
+    /// ([`padded`]), which is returned, and
     /// those of their batches into another, [`Self::batch`]. Called once, when the network is on its device.
     pub(crate) fn flatten(&self) -> Tensor {
-        let join = |of: fn(&Statistics) -> &Tensor| Tensor::cat(&self.layers.iter().map(of).collect::<Vec<_>>(), 0);
+        let apart = |values: &Tensor| {
+            let channels = values.size1().expect("a vector");
+            values.constant_pad_nd([0, padded(channels) - channels])
+        };
+        let join = |of: fn(&Statistics) -> &Tensor| {
+            let parts: Vec<Tensor> = self.layers.iter().map(|layer| apart(of(layer))).collect();
+            Tensor::cat(&parts, 0)
+        };
         let running = Tensor::stack(&[join(|layer| &layer.mean), join(|layer| &layer.variance)], 0);
         let batch = running.zeros_like();
         let mut at = 0;
@@ -80,7 +90,7 @@ impl Norms {
             layer.variance.shallow_clone().set_data(&part(&running, 1));
             layer.batch_mean.shallow_clone().set_data(&part(&batch, 0));
             layer.batch_variance.shallow_clone().set_data(&part(&batch, 1));
-            at += channels;
+            at += padded(channels);
         }
         self.batch.set(batch).expect("flattened once");
         running

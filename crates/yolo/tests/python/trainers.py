@@ -29,17 +29,25 @@ class Run:
         return [event for event in self.events[rank] if event["kind"] == kind]
 
 
-def run(command, folder, classes, *, ranks=2, share=16, side=160, epochs=1, seed=0, device="cpu", model="yolov8n.yaml", args, keep=None):
-    """Runs a trainer to its end on the set in `folder`; `keep` names a file of its output to copy, and where to."""
+def run(
+    command, folder, classes, *, ranks=2, share=16, cut=None, side=160, epochs=1, seed=0, device="cpu", model="yolov8n.yaml", args,
+    keep=None, sharing=False, **told
+):  # fmt: skip
+    """Runs a trainer to its end on the set in `folder`; `keep` names a file of its output to copy, and where to.
+
+    `cut` are the micro-batches of every rank, one of `share` images if absent; `told` stands in the job besides. With `sharing` all ranks
+    are on the first GPU: for NCCL each is on a host of its own then, as within one it refuses that.
+    """
     if command == OFFICIAL:
         args = args | OFFICIAL_ARGS
     with tempfile.TemporaryDirectory() as output:
         job = {
             "version": 1, "run": "test", "generation": 1, "device": device, "model": model,
             "data": {"path": str(folder), "train": ["images/train"], "val": ["images/val"], "names": dict(enumerate(classes))},
-            "epochs": epochs, "imgsz": side, "seed": seed, "target_batch": share * ranks, "micro_batches": [[share]] * ranks,
-            "output": output, "max_images": None, "args": args,
-        }  # fmt: skip
+            "epochs": epochs, "imgsz": side, "seed": seed, "output": output, "max_images": None, "args": args,
+        } | told  # fmt: skip
+        job["micro_batches"] = cut or [[share]] * ranks
+        job["target_batch"] = sum(map(sum, job["micro_batches"]))
         job_file = Path(output, "job.json")
         job_file.write_text(json.dumps(job))
         port, began, running = random.randint(20_000, 40_000), time.monotonic(), []
@@ -50,6 +58,11 @@ def run(command, folder, classes, *, ranks=2, share=16, side=160, epochs=1, seed
                 "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "EVENKEEL_JOB": str(job_file), "EVENKEEL_DEVICE": device,
                 "EVENKEEL_EVENTS_FD": str(events.fileno()), "OMP_NUM_THREADS": "1" if device == "cpu" else "4",
             }  # fmt: skip
+            if sharing:
+                environment |= {
+                    "LOCAL_RANK": "0", "LOCAL_WORLD_SIZE": "1", "NCCL_HOSTID": f"rank-{rank}", "NCCL_SOCKET_IFNAME": "lo",
+                    "GLOO_SOCKET_IFNAME": "lo",
+                }  # fmt: skip
             log = open(f"{output}/log-{rank}", "w+")
             process = subprocess.Popen(command, env=environment, pass_fds=[events.fileno()], stdout=log, stderr=log)
             running.append((process, events, log))
