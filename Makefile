@@ -12,7 +12,7 @@ TORCH_CRATES := -p tch-distributed -p evenkeel-allocator -p evenkeel-yolo -p eve
 .DEFAULT_GOAL := help
 .PHONY: help build train smoke images workbench workbench-down controller
 .PHONY: test test-lint test-host test-torch test-torch-plain test-ddp-python test-official test-docker test-training test-workbench
-.PHONY: test-gpu check-memory check-long check-learning deny bench bench-ddp bench-native bench-plan bench-fit bench-unlike clean
+.PHONY: test-gpu check-memory check-long check-trackers check-learning deny bench bench-ddp bench-native bench-plan bench-fit bench-runs bench-unlike clean
 
 help: ## This list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-16s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -116,7 +116,12 @@ check-long: ## What takes long, whole: make test runs samples of it
 	EVENKEEL_TEST_LONG=1 $(CARGO) test --release --locked --test plan
 	EVENKEEL_TEST_LONG=1 $(MAKE) test-torch-plain check-memory test-docker test-training test-workbench
 	$(CARGO) test --locked --test image -- --ignored --nocapture
-	$(MAKE) bench bench-ddp bench-native bench-plan bench-fit bench-unlike check-learning deny
+	$(MAKE) check-trackers
+	$(MAKE) bench bench-ddp bench-native bench-plan bench-fit bench-runs bench-unlike check-learning deny
+
+check-trackers: build ## What TensorBoard and MLflow themselves read of a run, with a server that is away for a minute; needs Python 3
+	$(EVENKEEL) image build worker > /dev/null
+	tests/trackers.sh $(EVENKEEL)
 
 check-learning: ## Whether the native trainer learns as well as the official one: two sets, three seeds each, half an hour
 	OUTPUT=$(CURDIR)/target/bench DOCKER_ARGS="--env EVENKEEL_LEARN_EPOCHS --env EVENKEEL_LEARN_IMAGES" && \
@@ -146,6 +151,9 @@ bench-unlike: ## Two unlike devices in one training against what each does alone
 
 bench-plan: ## The planner beside brute force, on 1,000 devices, and on every random case
 	$(CARGO) bench --locked --bench plan
+
+bench-runs: ## How long runs, show and logs take among 10,000 finished runs
+	$(CARGO) bench --locked --bench runs
 
 deny: ## Licences and sources of the dependencies
 	command -v cargo-deny > /dev/null || $(CARGO) install --locked cargo-deny

@@ -41,10 +41,24 @@ pub enum Progress {
 pub enum Command {
     /// Train what a job file describes and leave a run record.
     Train(Train),
+    /// Take up a run whose controller died while its containers train.
+    Attach(Attach),
+    /// Go on from the last checkpoint of a run that has ended, or was copied here.
+    Resume(Resume),
+    /// Run again what a record's lock says, on the devices that are here.
+    Reproduce(Reproduce),
+    /// Say to how many digits two runs agree, and list what differs between them.
+    Compare(Compare),
     /// Print what would run and why; start nothing.
     Plan(Plan),
     /// Find out by trial steps what fits into the devices' memory, and plan with it.
     Autobatch(Autobatch),
+    /// List the runs whose records are here, newest first.
+    Runs(Runs),
+    /// Show what came of a run, on one screen.
+    Show(Show),
+    /// Print what the ranks of a run wrote, while it goes on or afterwards.
+    Logs(Logs),
     /// List the devices of this machine.
     Devices(Devices),
     /// Build, pull, save and load the images that training runs in.
@@ -56,6 +70,8 @@ pub enum Command {
     /// Convert weights between the native trainer's files and the official package's.
     #[command(subcommand)]
     Weights(Weights),
+    /// Send what MLflow was not told while its server was away.
+    Sync(Sync),
     /// Write a commented job for a data set.
     Init(Init),
     /// Print the JSON Schema of job files, for editors.
@@ -81,6 +97,51 @@ pub struct Train {
     /// A quick look first: one epoch on a few images at micro-batch 4, without plots.
     #[arg(long)]
     pub smoke: bool,
+    /// Train only if nothing differs from the lock of the job's latest run, or from the one in this file or record.
+    #[arg(long, value_name = "PATH", num_args = 0..=1, require_equals = true, conflicts_with = "smoke")]
+    pub locked: Option<Option<PathBuf>>,
+}
+
+/// `evenkeel attach`
+#[derive(Args, Debug)]
+pub struct Attach {
+    /// A run's directory, `NAME` (its latest run), `NAME/ID`, an identifier or the beginning of one. Default: the latest of all.
+    pub run: Option<String>,
+    /// Where runs are.
+    #[command(flatten)]
+    pub runs: RunsDir,
+}
+
+/// `evenkeel resume`
+#[derive(Args, Debug)]
+pub struct Resume {
+    /// A run's directory, `NAME` (its latest run), `NAME/ID`, an identifier or the beginning of one.
+    pub run: String,
+    /// What is to be another way from here on, such as `device=cpu:2 epochs=200`.
+    #[arg(value_name = "KEY=VALUE")]
+    pub overrides: Vec<String>,
+    /// Where runs are.
+    #[command(flatten)]
+    pub runs: RunsDir,
+}
+
+/// `evenkeel reproduce`
+#[derive(Args, Debug)]
+pub struct Reproduce {
+    /// Directory of a record, or NAME or NAME/ID of a run.
+    pub run: String,
+    /// What is to be another way, such as `device=cpu:2 epochs=3`.
+    #[arg(value_name = "KEY=VALUE")]
+    pub overrides: Vec<String>,
+}
+
+/// `evenkeel compare`
+#[derive(Args, Debug)]
+pub struct Compare {
+    /// One run: directory of its record, or NAME or NAME/ID.
+    pub one: String,
+    /// The other.
+    pub other: String,
 }
 
 /// `evenkeel plan`
@@ -109,6 +170,66 @@ pub struct Autobatch {
     /// Tell for all sizes of the job's model which of them fits with how many images at which image size.
     #[arg(long)]
     pub table: bool,
+}
+
+/// Where records are.
+#[derive(Args, Debug)]
+pub struct RunsDir {
+    /// Folder of run records.
+    #[arg(long, value_name = "DIR", default_value = "runs")]
+    pub runs: PathBuf,
+}
+
+/// `evenkeel runs`
+#[derive(Args, Debug)]
+pub struct Runs {
+    /// Only the runs of this name.
+    pub name: Option<String>,
+    /// Trial steps (`NAME-fit`) as well.
+    #[arg(long)]
+    pub all: bool,
+    /// Where they are.
+    #[command(flatten)]
+    pub runs: RunsDir,
+}
+
+/// `evenkeel show`
+#[derive(Args, Debug)]
+pub struct Show {
+    /// A run's directory, `NAME` (its latest run), `NAME/ID`, an identifier or the beginning of one. Default: the latest of all.
+    pub run: Option<String>,
+    /// Where runs are.
+    #[command(flatten)]
+    pub runs: RunsDir,
+}
+
+/// `evenkeel logs`
+#[derive(Args, Debug)]
+pub struct Logs {
+    /// A run's directory, `NAME` (its latest run), `NAME/ID`, an identifier or the beginning of one. Default: the latest of all.
+    pub run: Option<String>,
+    /// Only this rank, byte for byte as it wrote.
+    #[arg(long, value_name = "N")]
+    pub rank: Option<u32>,
+    /// Go on with what is written until the run has ended.
+    #[arg(short, long)]
+    pub follow: bool,
+    /// From this time on: `10m` or `2h` before the run's end (before now while it goes on), a time of day (`14:30`), or
+    /// `2026-11-24T03:45:01Z`.
+    #[arg(long, value_name = "TIME")]
+    pub since: Option<String>,
+    /// Up to this time.
+    #[arg(long, value_name = "TIME")]
+    pub until: Option<String>,
+    /// Only lines that this regular expression matches.
+    #[arg(long, value_name = "PATTERN")]
+    pub grep: Option<String>,
+    /// Only the last so many lines of what is there.
+    #[arg(short = 'n', long, value_name = "N")]
+    pub tail: Option<u64>,
+    /// Where runs are.
+    #[command(flatten)]
+    pub runs: RunsDir,
 }
 
 /// `evenkeel devices`
@@ -194,6 +315,13 @@ pub struct WeightFiles {
     /// File to write. Default: beside the given one, with the other ending.
     #[arg(short, long, value_name = "FILE")]
     pub output: Option<PathBuf>,
+}
+
+/// `evenkeel sync`
+#[derive(Args, Debug)]
+pub struct Sync {
+    /// Directories of runs, or folders of runs. Default: runs.
+    pub runs: Vec<PathBuf>,
 }
 
 /// `evenkeel init`

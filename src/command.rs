@@ -1,14 +1,25 @@
 //! The subcommands: each resolves its inputs and calls the stages in order.
 
+mod again;
+pub mod attach;
 pub mod autobatch;
+pub mod compare;
 pub mod dataset;
 pub mod devices;
 mod fetch;
+mod find_run;
 mod fitting;
 pub mod image;
+mod locking;
 pub mod plan;
 pub mod init;
+pub mod logs;
 mod prepare;
+pub mod resume;
+pub mod runs;
+pub mod show;
+pub mod reproduce;
+pub mod sync;
 pub mod train;
 pub mod weights;
 
@@ -34,12 +45,20 @@ pub fn run(cli: Cli) -> Result<ExitCode, Failure> {
     let outcome = runtime.block_on(async {
         match cli.command {
             Command::Train(args) => train::run(&args, &settings, screen, cli.json).await,
+            Command::Attach(args) => attach::run(&args, &settings, screen, cli.json).await,
+            Command::Resume(args) => resume::run(&args, &settings, screen, cli.json).await,
+            Command::Reproduce(args) => reproduce::run(&args, &settings, screen, cli.json).await,
+            Command::Compare(args) => compare::run(&args, cli.json),
             Command::Plan(args) => plan::run(&args, &settings, cli.json),
             Command::Autobatch(args) => autobatch::run(&args, &settings, screen, cli.json).await,
+            Command::Runs(args) => runs::run(&args, &settings, cli.json),
+            Command::Show(args) => show::run(&args, &settings, cli.json),
+            Command::Logs(args) => logs::run(args, &settings, cli.json).await,
             Command::Devices(_) => devices::run(&settings, cli.json),
             Command::Image(command) => image::run(&command, &settings, screen, cli.json).await,
             Command::Dataset(command) => dataset::run(&command, cli.json),
             Command::Weights(command) => weights::run(&command, &settings, screen, cli.json).await,
+            Command::Sync(args) => sync::run(&args, &settings, cli.json).await,
             Command::Init(args) => init::run(&args, cli.json),
             Command::Schema => {
                 let schema = serde_json::to_string_pretty(&crate::job::schema()).expect("plain data");
@@ -51,6 +70,12 @@ pub fn run(cli: Cli) -> Result<ExitCode, Failure> {
     // A thread that prints for a reader who reads no more must not hold up the end.
     runtime.shutdown_background();
     outcome
+}
+
+/// The time by this machine's clock, in milliseconds since the Unix epoch.
+fn now_ms() -> u64 {
+    let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap_or_default();
+    u64::try_from(now.as_millis()).unwrap_or(u64::MAX)
 }
 
 /// Connects to the engine that the environment names.

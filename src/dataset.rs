@@ -2,6 +2,7 @@
 
 pub mod catalog;
 mod error;
+mod files;
 mod init;
 mod mount;
 mod obtain;
@@ -12,6 +13,7 @@ mod voc;
 pub mod yaml;
 
 pub use error::DataError;
+pub use files::files;
 pub use init::{job_for, name_of};
 pub use mount::Mount;
 pub use obtain::{Wanted, obtain, wanted_data, wanted_weights};

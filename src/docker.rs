@@ -109,6 +109,8 @@ pub struct EngineInfo {
 pub struct Image {
     /// Content identifier, `sha256:...`.
     pub id: String,
+    /// Digests by which registries have it, as `repository@sha256:...`.
+    pub digests: Vec<String>,
     /// Size on disk, bytes.
     pub size_bytes: u64,
     /// Its labels.
@@ -261,6 +263,7 @@ impl Engine {
                 let config = image.config.unwrap_or_default();
                 Ok(Some(Image {
                     id: image.id.unwrap_or_default(),
+                    digests: image.repo_digests.unwrap_or_default(),
                     size_bytes: image.size.and_then(|bytes| u64::try_from(bytes).ok()).unwrap_or(0),
                     labels: config.labels.unwrap_or_default(),
                     entrypoint: config.entrypoint.unwrap_or_default(),

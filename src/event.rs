@@ -56,6 +56,15 @@ pub enum Event {
         /// Rank.
         rank: u32,
     },
+    /// A rank has held up the others for too long.
+    Stalled {
+        /// Rank.
+        rank: u32,
+        /// One line for a person.
+        message: String,
+    },
+    /// The engine was away, and may have taken containers with it.
+    EngineAway,
     /// A signal came for the controller.
     Signal(Signal),
     /// The record cannot be kept, or the trainers not be told to start: the launch is given up.
@@ -86,6 +95,27 @@ pub enum Signal {
     Quit,
     /// SIGHUP: the terminal is gone.
     Hangup,
+}
+
+impl Signal {
+    const ALL: [Self; 4] = [Self::Interrupt, Self::Terminate, Self::Quit, Self::Hangup];
+
+    /// Its name in a journal.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Interrupt => "Interrupt",
+            Self::Terminate => "Terminate",
+            Self::Quit => "Quit",
+            Self::Hangup => "Hangup",
+        }
+    }
+
+    /// The signal of this name.
+    #[must_use]
+    pub fn named(name: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|signal| signal.name() == name)
+    }
 }
 
 /// What is to be done.

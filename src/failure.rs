@@ -20,6 +20,8 @@ pub struct Diagnosis {
     pub message: String,
     /// Another launch may help if its micro-batches are smaller than this one, of so many images.
     pub retry_below: Option<u32>,
+    /// The engine was away when it happened, which explains it.
+    pub engine_away: bool,
     /// GiB of a card's memory that other processes held when it ran out.
     pub held_by_others: Option<f64>,
     /// What to do about it, as one line.
@@ -59,7 +61,17 @@ pub fn diagnose(ends: &[RankEnd], memory: Memory, tail: impl Fn(u32) -> String) 
         None => advice(class, &message),
     };
     let retry_below = end.failure.as_ref().and_then(|reason| reason.retry_below);
-    Some(Diagnosis { rank: end.rank, class, message, retry_below, held_by_others, advice, exit })
+    Some(Diagnosis { rank: end.rank, class, message, retry_below, engine_away: false, held_by_others, advice, exit })
+}
+
+impl Diagnosis {
+    /// The same, where the engine was away meanwhile: what took a container from outside was that.
+    #[must_use]
+    pub fn with_engine_away(self) -> Self {
+        let away = self.class == FailureClass::Infrastructure;
+        let message = if away { format!("{}; the engine had been away", self.message) } else { self.message };
+        Self { engine_away: away, message, ..self }
+    }
 }
 
 /// A trainer of ours that ended well without a single optimizer step has trained nothing, whatever its exit code says.
@@ -73,6 +85,7 @@ pub fn no_step() -> Diagnosis {
         class,
         message,
         retry_below: None,
+        engine_away: false,
         held_by_others: None,
         advice,
         exit: ExitCode::TrainingFailed,
@@ -144,7 +157,7 @@ fn advice(class: FailureClass, message: &str) -> String {
         FailureClass::Collective => "a rank lost its peers; if it comes again look at the first rank's log",
         FailureClass::Data => "check the data set that the message names",
         FailureClass::Diverged => "try `args.amp=false` or a lower `args.lr0`",
-        FailureClass::Stalled => "look at the log of the rank that stood still",
+        FailureClass::Stalled => "look at the log of the rank that stood still, and at what its machine does",
         FailureClass::Infrastructure if message.contains("could not select device driver") => {
             "install the NVIDIA container toolkit, then restart Docker yourself"
         }

@@ -380,7 +380,7 @@ mod tests {
         assert!((memory.bytes_per_pixel_and_label - 1.0).abs() < 1e-3, "{memory:?}");
         assert!((memory.validation_bytes_per_pixel - 4.0).abs() < 1e-3, "{memory:?}");
         assert_eq!((memory.weights_bytes, memory.gradients_and_optimizer_bytes), (300, 400));
-        let images = Images { side: SIDE, labels: 20, validation: 2 };
+        let images = Images { side: SIDE, labels: 20, validation: 2, validation_most: 1000 };
         let peak = memory.predict(40, images).peak_bytes();
         assert!(peak.abs_diff(1000 + 40 * 10_000 * 30) < 10, "{peak}");
         assert_eq!((heard.labels(), heard.all_reduce_seconds()), (20, 0.1));
@@ -408,7 +408,7 @@ mod tests {
         };
         let predict = |heard: &Heard, images: u32| {
             let known = heard.kinds(&kinds)[&kinds[0]].memory.expect("a model");
-            known.predict(images, Images { side: SIDE, labels: 20, validation: 1 }).peak_bytes()
+            known.predict(images, Images { side: SIDE, labels: 20, validation: 1, validation_most: 1000 }).peak_bytes()
         };
         // The slope is that of the search, 300,000 an image; then that of two fresh ones.
         heard.join(fresh(16, 5_000_000));
@@ -430,7 +430,8 @@ mod tests {
         tell(&mut heard, 0, 1, 100);
         let kind = Kind("one".to_owned());
         let known = heard.kinds(std::slice::from_ref(&kind))[&kind].memory.expect("a model");
-        let peak = known.predict(1, Images { side: SIDE, labels: 100, validation: 2 }).peak_bytes();
+        let peak =
+            known.predict(1, Images { side: SIDE, labels: 100, validation: 2, validation_most: 1000 }).peak_bytes();
         assert!(peak.abs_diff(1_101_000) < 10, "{peak}");
         assert_eq!(known.weights_bytes, 400_000);
     }

@@ -23,12 +23,13 @@ mod output;
 mod own;
 mod redact;
 mod settings;
+mod versions;
 
 pub use archive::{load, save};
 pub use chain::{ImageName, SOURCE_ARGUMENTS, Tags};
 pub use error::{ImageError, gibibytes};
 pub use output::{Cause, Step};
-pub use own::{OwnBuild, build_own, find_own};
+pub use own::{OwnBuild, build_own, find_locked, find_own};
 pub use redact::{has_credentials, redact};
 pub use settings::Settings;
 
@@ -107,6 +108,12 @@ pub struct Ready {
 #[must_use]
 pub fn tags(options: &Options) -> Tags {
     chain::tags(&context::embedded(), &arguments(options))
+}
+
+/// Versions of what the image of this name holds, as far as it is one of ours and these sources made it.
+#[must_use]
+pub fn versions(name: &str, options: &Options) -> BTreeMap<String, String> {
+    versions::versions(name, &tags(options), &context::embedded())
 }
 
 /// The image, if the engine has it.

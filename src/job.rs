@@ -17,6 +17,7 @@ mod file;
 mod image_sizes;
 mod overrides;
 mod read;
+mod report;
 mod resolved;
 mod settings;
 mod types;
@@ -30,6 +31,7 @@ pub use compose::Bases;
 pub use error::{Invalid, JobError, Place};
 pub use file::schema;
 pub use image_sizes::{ImageSizes, Stage};
+pub use report::{MlflowWish, Moment, Service, Source, Track, Webhook};
 pub use types::{Batch, Build, Containers, Job, Micro, Network, OnOom, SplitWish, Trainer, Volume};
 pub use units::parse_size;
 

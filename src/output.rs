@@ -1,7 +1,12 @@
 //! What a person sees: progress and words on stderr, data on stdout.
 
+pub mod chart;
+pub mod look;
 pub mod printer;
 pub mod progress;
+pub mod runs;
+pub mod show;
+pub mod words;
 
 use std::collections::BTreeMap;
 use std::io::{IsTerminal, Write};
@@ -101,6 +106,12 @@ impl Screen {
         self.progress.metrics().clone()
     }
 
+    /// Epochs that are over, and those there are in all; absent where no rank told of any.
+    #[must_use]
+    pub fn epochs(&self) -> (Option<u32>, Option<u32>) {
+        self.progress.epochs()
+    }
+
     /// Whether a rank has told of an optimizer step.
     #[must_use]
     pub fn has_steps(&self) -> bool {
@@ -112,6 +123,16 @@ impl Screen {
         if let Some(bar) = self.bar.take() {
             bar.finish_and_clear();
             self.plain = true;
+        }
+    }
+
+    /// Takes note of an event that happened before, without a word.
+    pub fn catch_up(&mut self, event: &Event) {
+        match event {
+            Event::Told { rank, record } => drop(self.progress.hear(*rank, &record.event)),
+            Event::Signal(Signal::Hangup) => {}
+            Event::Signal(_) => self.signals += 1,
+            _ => {}
         }
     }
 
@@ -169,6 +190,9 @@ impl Screen {
 #[must_use]
 pub fn plain(text: &str) -> String {
     const WIDEST: usize = 400;
+    if text.len() <= WIDEST && text.bytes().all(|byte| matches!(byte, b' '..=b'~')) {
+        return text.to_owned();
+    }
     let line = |line: &str| {
         let line = line.trim_end_matches('\r');
         let last = line.rsplit('\r').next().unwrap_or_default();
@@ -226,6 +250,20 @@ pub fn print(text: &str) -> Result<(), Failure> {
             Err(Failure::new(ExitCode::MachineNotReady, NotPrinted(error)))
         }
         _ => Ok(()),
+    }
+}
+
+/// Bytes on stdout; whether somebody still reads them.
+///
+/// # Errors
+///
+/// Exit code 3 with the system's answer, such as a full disk.
+pub fn write(bytes: &[u8]) -> Result<bool, Failure> {
+    let mut stdout = std::io::stdout().lock();
+    match stdout.write_all(bytes).and_then(|()| stdout.flush()) {
+        Ok(()) => Ok(true),
+        Err(error) if error.kind() == std::io::ErrorKind::BrokenPipe => Ok(false),
+        Err(error) => Err(Failure::new(ExitCode::MachineNotReady, NotPrinted(error))),
     }
 }
 

@@ -1,12 +1,23 @@
-//! The run's directory: what a team keeps of a training.
+//! The run's directory: what a team keeps of a training. Here it is written; the modules below find and read it.
 
-use std::fs::{File, OpenOptions};
+pub mod find;
+pub mod journal;
+pub mod live;
+pub mod past;
+pub mod read;
+pub mod stamps;
+pub mod summary;
+pub mod told;
+mod write;
+
+use std::fs::File;
 use std::io::{self, Read, Seek, Write};
 use std::path::{Path, PathBuf};
 use std::time::{SystemTime, UNIX_EPOCH};
 
-use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
+
+pub use write::{Journal, OpenError, holder};
 
 /// A run's directory, `<runs>/<name>/<id>`.
 #[derive(Clone, Debug)]
@@ -14,6 +25,9 @@ pub struct RunDir {
     path: PathBuf,
     id: String,
 }
+
+/// What people look for of a trainer's output.
+const OUTPUT: [&str; 2] = ["results.csv", "weights"];
 
 /// The record could not be written.
 #[derive(Debug, thiserror::Error)]
@@ -56,6 +70,21 @@ impl RunDir {
             make(&folder)?;
         }
         run.point_latest(&family);
+        Ok(run)
+    }
+
+    /// The directory of a run that is there, wherever it is, with the folders that containers are given.
+    ///
+    /// # Errors
+    ///
+    /// The folder cannot be found, or is not ours to write to.
+    pub fn open(path: &Path) -> Result<Self, RecordError> {
+        let found = path.canonicalize().map_err(|source| RecordError { path: path.into(), source })?;
+        let id = found.file_name().unwrap_or_default().to_string_lossy().into_owned();
+        let run = Self { path: found, id };
+        for folder in [run.logs(), run.events(), run.control(), run.output()] {
+            make(&folder)?;
+        }
         Ok(run)
     }
 
@@ -109,14 +138,32 @@ impl RunDir {
 
     /// Puts what the trainer left behind where the record has it: `results.csv` and `weights` at the top.
     pub fn adopt_output(&self) -> Result<(), RecordError> {
-        for name in ["results.csv", "weights"] {
+        for name in OUTPUT {
             let (from, to) = (self.output().join(name), self.path.join(name));
             if from.exists() && !to.exists() {
-                // A move within one file system; later launches of the run find the folder again through the link.
+                // A move within one file system, and a link for who looks where the trainer had it.
                 let adopted = std::fs::rename(&from, &to)
                     .and_then(|()| std::os::unix::fs::symlink(Path::new("..").join(name), &from));
                 adopted.map_err(|source| RecordError { path: to, source })?;
             }
+        }
+        Ok(())
+    }
+
+    /// Puts it back for a trainer that goes on: containers see the output folder and nothing above it. A copy of a record may have lost the
+    /// links, or have files in their place.
+    pub fn return_output(&self) -> Result<(), RecordError> {
+        for name in OUTPUT {
+            let (to, from) = (self.output().join(name), self.path.join(name));
+            let is_link = to.symlink_metadata().is_ok_and(|found| found.is_symlink());
+            let returned = match (from.exists(), to.exists()) {
+                (true, _) if is_link => std::fs::remove_file(&to).and_then(|()| std::fs::rename(&from, &to)),
+                (true, false) => std::fs::rename(&from, &to),
+                // A copy that followed the link has both: the trainer goes on with its own, and nothing is thrown away.
+                (true, true) => std::fs::rename(&from, self.path.join(format!("{name}.copy"))),
+                (false, _) => Ok(()),
+            };
+            returned.map_err(|source| RecordError { path: to, source })?;
         }
         Ok(())
     }
@@ -133,40 +180,6 @@ impl RunDir {
 
 fn make(folder: &Path) -> Result<(), RecordError> {
     std::fs::create_dir_all(folder).map_err(|source| RecordError { path: folder.into(), source })
-}
-
-/// `journal.jsonl`: intents before actions, facts after, one JSON object a line.
-#[derive(Debug)]
-pub struct Journal {
-    file: File,
-    path: PathBuf,
-    seq: u64,
-}
-
-impl Journal {
-    /// Begins the journal of a run.
-    pub fn create(run: &RunDir) -> Result<Self, RecordError> {
-        let path = run.path().join("journal.jsonl");
-        let opened = OpenOptions::new().create_new(true).append(true).open(&path);
-        let file = opened.map_err(|source| RecordError { path: path.clone(), source })?;
-        Ok(Self { file, path, seq: 0 })
-    }
-
-    /// Appends an entry. It is in the kernel's hands when this returns: a killed controller loses none.
-    pub fn append(&mut self, entry: &str, detail: Value) -> Result<(), RecordError> {
-        let time = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_millis();
-        let time = u64::try_from(time).unwrap_or(u64::MAX);
-        let value = json!({ "v": 1, "seq": self.seq, "time_ms": time, "entry": entry, "detail": detail });
-        self.seq += 1;
-        // One write for the whole line, so that a reader never sees half of one.
-        let line = format!("{value}\n");
-        let before = self.file.metadata().map(|found| found.len());
-        self.file.write_all(line.as_bytes()).map_err(|source| {
-            // A full disk may have taken a part of it.
-            let _ = before.and_then(|length| self.file.set_len(length));
-            RecordError { path: self.path.clone(), source }
-        })
-    }
 }
 
 /// What a log on disk is.
@@ -269,5 +282,13 @@ mod tests {
         run.adopt_output().expect("adopted");
         assert_eq!(std::fs::read(run.path().join("weights/best.pt")).expect("moved"), b"w");
         assert_eq!(std::fs::read(run.output().join("weights/best.pt")).expect("linked"), b"w");
+        run.return_output().expect("returned");
+        assert!(!run.path().join("weights").exists());
+        run.adopt_output().expect("adopted again");
+        // A copy that followed the links, or left them out.
+        let weights = run.output().join("weights");
+        std::fs::remove_file(&weights).expect("the link");
+        run.return_output().expect("returned");
+        assert!(weights.symlink_metadata().expect("there").is_dir());
     }
 }

@@ -22,10 +22,14 @@ pub enum Next {
 
 /// What follows `diagnosis` in a run that was started again `restarts` times already, the last time with `plan`.
 ///
-/// Only a device that ran out of memory is answered, with smaller micro-batches: the same launch again would fail again at the same place.
-/// Memory of the host, /dev/shm and lost devices are no question of the batch.
+/// A device that ran out of memory is answered with smaller micro-batches: the same launch again would fail again at the same place. A gang that
+/// stood still, and one that an engine took along when it went, is started again as it was.
+/// Memory of the host, /dev/shm and lost devices are no question of the batch, and of no other.
 #[must_use]
 pub fn after(diagnosis: &Diagnosis, job: &Job, plan: &Plan, restarts: u32) -> Next {
+    if diagnosis.class == FailureClass::Stalled || diagnosis.engine_away {
+        return as_it_was(diagnosis, job, plan, restarts);
+    }
     if diagnosis.class != FailureClass::OutOfMemoryDevice || job.batch.target.is_none() {
         return Next::Over(None);
     }
@@ -45,8 +49,7 @@ pub fn after(diagnosis: &Diagnosis, job: &Job, plan: &Plan, restarts: u32) -> Ne
             "micro-batches of {failed} are what the job asks for; with `batch.on_oom: step_down` smaller ones are tried"
         )));
     }
-    if restarts >= job.max_restarts {
-        let why = format!("it was started again {restarts} times already, which is all that `max_restarts` allows");
+    if let Some(why) = too_often(job, restarts) {
         return Next::Over(Some(why));
     }
     // Half at most, as a trainer does that steps down by itself: every start takes time.
@@ -61,6 +64,21 @@ pub fn after(diagnosis: &Diagnosis, job: &Job, plan: &Plan, restarts: u32) -> Ne
     );
     finer.reasons.push(format!("micro-batches of {now}: those of {failed} did not fit on rank {}", diagnosis.rank));
     Next::Again { plan: Box::new(finer), because }
+}
+
+fn as_it_was(diagnosis: &Diagnosis, job: &Job, plan: &Plan, restarts: u32) -> Next {
+    if let Some(why) = too_often(job, restarts) {
+        return Next::Over(Some(why));
+    }
+    let what = if diagnosis.engine_away { "was lost with the engine" } else { "stood still" };
+    let because =
+        format!("rank {} {what} ({}); starting again from the last checkpoint", diagnosis.rank, diagnosis.message);
+    Next::Again { plan: Box::new(plan.clone()), because }
+}
+
+fn too_often(job: &Job, restarts: u32) -> Option<String> {
+    (restarts >= job.max_restarts)
+        .then(|| format!("it was started again {restarts} times already, which is all that `max_restarts` allows"))
 }
 
 #[cfg(test)]
@@ -94,7 +112,17 @@ mod tests {
 
     fn diagnosis(class: FailureClass, retry_below: Option<u32>) -> Diagnosis {
         let (message, advice) = (String::new(), String::new());
-        Diagnosis { rank: 1, class, message, retry_below, held_by_others: None, advice, exit: ExitCode::OutOfMemory }
+        let (engine_away, held_by_others) = (false, None);
+        Diagnosis {
+            rank: 1,
+            class,
+            message,
+            retry_below,
+            engine_away,
+            held_by_others,
+            advice,
+            exit: ExitCode::OutOfMemory,
+        }
     }
 
     fn next(more: &str, class: FailureClass, retry_below: Option<u32>, restarts: u32) -> Next {
@@ -125,6 +153,20 @@ mod tests {
         }
         // Ours has done what it could.
         assert_eq!(next("", FailureClass::OutOfMemoryDevice, None, 0), Next::Over(None));
+    }
+
+    #[test]
+    fn what_stood_still_or_was_lost_with_the_engine_is_started_again_as_it_was() {
+        let job = parsed(JOB);
+        let plan = planned(&job);
+        let stalled = diagnosis(FailureClass::Stalled, None);
+        let lost = Diagnosis { engine_away: true, ..diagnosis(FailureClass::Infrastructure, None) };
+        for diagnosis in [stalled, lost] {
+            let Next::Again { plan: same, .. } = after(&diagnosis, &job, &plan, 0) else { panic!("over") };
+            assert_eq!(*same, plan);
+            assert!(matches!(after(&diagnosis, &job, &plan, job.max_restarts), Next::Over(Some(_))));
+        }
+        assert_eq!(next("", FailureClass::Infrastructure, None, 0), Next::Over(None));
     }
 
     #[test]

@@ -3,6 +3,7 @@
 //! Actions run as tasks beside the loop and answer with events, so that nothing the engine takes its time for delays a
 //! signal or a rank's last word. The loop ends when every container is gone.
 
+pub mod pace;
 pub mod spool;
 pub mod state;
 
@@ -19,6 +20,7 @@ use crate::event::{Action, Ending, Event, Operation};
 use crate::launch::ContainerSpec;
 use crate::record::{Journal, RecordError};
 use crate::signal::Signals;
+use pace::{Pace, Stall};
 use spool::{Growth, Spools};
 use state::RunState;
 
@@ -26,8 +28,10 @@ use state::RunState;
 pub struct Launch<'a> {
     /// The engine.
     pub engine: &'a Engine,
-    /// One container a rank, in rank order.
-    pub specs: &'a [ContainerSpec],
+    /// Names of the containers, one a rank, in rank order.
+    pub containers: Vec<String>,
+    /// How it begins.
+    pub begin: Begin<'a>,
     /// Number of the launch within the run, from 1.
     pub generation: u32,
     /// Folder of the ranks' events.
@@ -36,6 +40,23 @@ pub struct Launch<'a> {
     pub control: PathBuf,
     /// What a trainer gets between SIGTERM and its end by force.
     pub grace: Duration,
+}
+
+/// How a generation begins.
+pub enum Begin<'a> {
+    /// With containers that are to be made, in rank order.
+    Specs(&'a [ContainerSpec]),
+    /// With trainers that another controller started: what its journal says of them, by time in milliseconds.
+    Facts(&'a [(u64, Event)]),
+}
+
+/// When an event happened.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum When {
+    /// Now.
+    Now,
+    /// Before this controller took the generation up.
+    Before,
 }
 
 /// Why a run could not be launched or watched.
@@ -89,7 +110,7 @@ const TICK: Duration = Duration::from_secs(1);
 /// How long to wait before asking an engine again that gave no answer.
 const AGAIN: Duration = Duration::from_millis(500);
 
-/// Launches a generation and stays with it until its last container is gone. `on` hears every event, in order, after
+/// Launches a generation, or takes it up, and stays with it until its last container is gone. `on` hears every event, in order, after
 /// the state machine did.
 ///
 /// # Errors
@@ -99,23 +120,38 @@ pub async fn watch(
     launch: &Launch<'_>,
     journal: &mut Journal,
     signals: &mut Signals,
-    on: &mut dyn FnMut(&Event),
+    on: &mut dyn FnMut(&Event, When),
 ) -> Result<Watched, WatchError> {
-    let ranks = u32::try_from(launch.specs.len()).unwrap_or(u32::MAX);
+    let ranks = u32::try_from(launch.containers.len()).unwrap_or(u32::MAX);
     let mut growth = Some(
         Growth::watch(&[&launch.events])
             .map_err(|source| WatchError::Spool { folder: launch.events.clone(), source })?,
     );
     let mut spools = Spools::new(&launch.events, ranks, launch.generation);
-    let mut state = RunState::new(ranks, launch.grace);
-    if launch.specs.iter().any(|spec| spec.memlock) {
-        state = state.leader_first();
-    }
     let (sender, mut receiver) = unbounded_channel();
     let mut hands = Hands { launch, journal, sender, limits: Limits::default(), trouble: None };
     let begin = Instant::now();
-
-    hands.perform(state.begin());
+    let mut pace = Pace::default();
+    let mut state = match launch.begin {
+        Begin::Specs(specs) => {
+            let state = RunState::new(ranks, launch.grace);
+            let mut state = if specs.iter().any(|spec| spec.memlock) { state.leader_first() } else { state };
+            hands.perform(state.begin());
+            state
+        }
+        Begin::Facts(facts) => {
+            let mut state = RunState::under_way(ranks, launch.grace);
+            for event in in_order(facts, hands.read(&mut spools)) {
+                // What followed from it is settled below, by where it has come to.
+                pace.hear_event(&event, begin.elapsed());
+                let _ = state.on_event(event.clone(), begin.elapsed());
+                on(&event, When::Before);
+            }
+            hands.perform(state.take_up(begin.elapsed()));
+            state.running().into_iter().for_each(|rank| hands.wait(rank));
+            state
+        }
+    };
     while !state.is_over() {
         let mut events = Vec::new();
         if hands.trouble.is_some() && !state.is_under_way() && !state.is_broken() {
@@ -139,12 +175,20 @@ pub async fn watch(
                 () = tokio::time::sleep(TICK) => events.extend(hands.read(&mut spools)),
                 signal = signals.next() => events.push(Event::Signal(signal)),
                 () = until(begin, state.deadline()) => events.push(Event::Deadline),
+                () = until(begin, pace.due().filter(|_| state.may_stall())) => {
+                    // What was told but not heard comes first.
+                    events.extend(hands.read(&mut spools));
+                    if events.is_empty() {
+                        events.extend(pace.stall(begin.elapsed()).map(|Stall { rank, message }| Event::Stalled { rank, message }));
+                    }
+                }
             }
         }
         for event in events {
             hands.note(&event);
+            pace.hear_event(&event, begin.elapsed());
             let actions = state.on_event(event.clone(), begin.elapsed());
-            on(&event);
+            on(&event, When::Now);
             hands.perform(actions);
         }
         if state.has_ended() {
@@ -158,6 +202,26 @@ pub async fn watch(
         Some(trouble) if state.is_broken() => Err(trouble),
         trouble => Ok(Watched { state, trouble }),
     }
+}
+
+/// What a journal and the spools tell, by time. Of what happened in the same millisecond the spool's comes first: a controller reads it before it
+/// notes what it sees.
+fn in_order(facts: &[(u64, Event)], told: Vec<Event>) -> Vec<Event> {
+    let time = |event: &Event| match event {
+        Event::Told { record, .. } => record.time_ms,
+        _ => 0,
+    };
+    // The spools' own order is kept, whatever a rank's clock did.
+    let (mut facts, mut all) = (facts.iter().peekable(), Vec::new());
+    for event in told {
+        let now = time(&event);
+        while let Some((_, fact)) = facts.next_if(|(time, _)| *time < now) {
+            all.push(fact.clone());
+        }
+        all.push(event);
+    }
+    all.extend(facts.map(|(_, fact)| fact.clone()));
+    all
 }
 
 async fn next(receiver: &mut UnboundedReceiver<Message>) -> Message {
@@ -231,8 +295,10 @@ impl Hands<'_> {
                 ("engine_failed", *rank, json!({ "operation": format!("{operation:?}"), "message": message }))
             }
             Event::LimitKept { rank, message } => ("limit_kept", *rank, json!({ "message": message })),
+            Event::Stalled { rank, message } => ("stalled", *rank, json!({ "message": message })),
+            Event::EngineAway => return self.journal("engine_away", json!({ "generation": generation })),
             Event::Signal(signal) => {
-                let detail = json!({ "generation": generation, "signal": format!("{signal:?}") });
+                let detail = json!({ "generation": generation, "signal": signal.name() });
                 return self.journal("signal", detail);
             }
             Event::Told { .. } | Event::Deadline | Event::Broken => return,
@@ -252,8 +318,20 @@ impl Hands<'_> {
         }
     }
 
+    /// The container of a rank that is to be made. One that was taken up is there.
+    fn spec(&self, rank: u32) -> Option<ContainerSpec> {
+        match self.launch.begin {
+            Begin::Specs(specs) => specs.get(rank as usize).cloned(),
+            Begin::Facts(_) => None,
+        }
+    }
+
+    fn name(&self, rank: u32) -> String {
+        self.launch.containers[rank as usize].clone()
+    }
+
     fn create(&mut self, rank: u32) {
-        let spec = self.launch.specs[rank as usize].clone();
+        let Some(spec) = self.spec(rank) else { return };
         let intent = json!({ "generation": self.launch.generation, "rank": rank, "container": spec.name });
         if let Err(error) = self.journal.append("create", intent) {
             // Without its intent on disk, nobody would look for the container after a crash.
@@ -271,18 +349,22 @@ impl Hands<'_> {
     }
 
     fn start(&mut self, rank: u32) {
-        let spec = self.launch.specs[rank as usize].clone();
+        let Some(spec) = self.spec(rank) else { return };
         let (engine, sender, limits) = (self.launch.engine.clone(), self.sender.clone(), self.limits.clone());
         tokio::spawn(async move {
             let started = start(&engine, &spec, rank, &limits, &sender).await;
             let runs = started.is_ok();
             tell(&sender, rank, Operation::Start, started, Event::Started { rank });
             if runs {
-                let (code, oom_killed) = ended(&engine, &spec.name).await;
-                let words = if code == Some(AGENT_FAILED) { agents_words(&engine, &spec.name).await } else { None };
-                let _ = sender.send(Message::ContainerEnded { rank, code, oom_killed, words });
+                tell_end(&engine, &spec.name, rank, &sender).await;
             }
         });
+    }
+
+    /// Waits for the end of a container that runs already.
+    fn wait(&mut self, rank: u32) {
+        let (engine, sender, name) = (self.launch.engine.clone(), self.sender.clone(), self.name(rank));
+        tokio::spawn(async move { tell_end(&engine, &name, rank, &sender).await });
     }
 
     fn go(&mut self) {
@@ -298,7 +380,7 @@ impl Hands<'_> {
     }
 
     fn ask(&mut self, rank: u32, how: Ending) {
-        let name = self.launch.specs[rank as usize].name.clone();
+        let name = self.name(rank);
         let signal = match how {
             Ending::Gracefully => "SIGTERM",
             Ending::AtOnce => "SIGUSR1",
@@ -319,7 +401,7 @@ impl Hands<'_> {
     }
 
     fn remove(&mut self, rank: u32) {
-        let name = self.launch.specs[rank as usize].name.clone();
+        let name = self.name(rank);
         let (engine, sender) = (self.launch.engine.clone(), self.sender.clone());
         tokio::spawn(async move {
             let removed = remove(&engine, &name).await;
@@ -375,14 +457,28 @@ async fn start(
     }
 }
 
-/// Waits for a container's end through restarts of the engine.
-async fn ended(engine: &Engine, name: &str) -> (Option<i64>, bool) {
+async fn tell_end(engine: &Engine, name: &str, rank: u32, sender: &UnboundedSender<Message>) {
+    let away = || drop(sender.send(Message::Happened(Event::EngineAway)));
+    let (code, oom_killed) = ended(engine, name, away).await;
+    let words = if code == Some(AGENT_FAILED) { agents_words(engine, name).await } else { None };
+    let _ = sender.send(Message::ContainerEnded { rank, code, oom_killed, words });
+}
+
+/// Waits for a container's end through restarts of the engine; `away` hears once that there was one.
+async fn ended(engine: &Engine, name: &str, away: impl Fn()) -> (Option<i64>, bool) {
+    let mut was_away = false;
     loop {
         // A broken wait says nothing of the container; the engine does, once it answers again.
         let _ = engine.wait(name).await;
         match engine.inspect(name).await {
             Ok(status) if !status.running => return (Some(status.exit_code), status.oom_killed),
             Err(error) if error.is_not_found() => return (None, false),
+            Err(error) if !error.is_answer() => {
+                if !std::mem::replace(&mut was_away, true) {
+                    away();
+                }
+                tokio::time::sleep(AGAIN).await;
+            }
             Ok(_) | Err(_) => tokio::time::sleep(AGAIN).await,
         }
     }

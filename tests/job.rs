@@ -268,6 +268,14 @@ fn the_schema_describes_the_corpus() {
         "optimizer",
         "amp-no",
         "args-rect",
+        "webhook-key",
+        "webhook-kind",
+        "webhook-map",
+        "webhook-never",
+        "webhook-secret",
+        "webhook-variable",
+        "mlflow-key",
+        "mlflow-file",
     ] {
         let file = Path::new(env!("CARGO_MANIFEST_DIR")).join(format!("tests/specs/jobs/bad/{name}.yaml"));
         let text = std::fs::read_to_string(file).expect("text");

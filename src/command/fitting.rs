@@ -178,8 +178,9 @@ impl Trials<'_> {
         let plan = &ready.prepared.plan;
         let (settings, files, run) = (self.settings, &self.files, &self.run);
         let number = self.launches;
-        let generation = Generation { ready, settings, files, run, number, plan, trial: Some(trial), capped };
-        let ended: Ended = generation.launch(&mut self.journal, self.signals, self.screen).await?;
+        let (restarts, stage, trial) = (0, 0, Some(trial));
+        let generation = Generation { ready, settings, files, run, number, restarts, stage, plan, trial, capped };
+        let ended: Ended = generation.launch(&mut self.journal, self.signals, self.screen, &mut |_, _| ()).await?;
         if let Some(complaint) = ended.unwritten.first() {
             return Err(Failure::new(ExitCode::MachineNotReady, complaint.clone()));
         }

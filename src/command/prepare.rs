@@ -21,11 +21,16 @@ use crate::launch::{Mount, RankDevice};
 use crate::output::Screen;
 use crate::plan::{self, Abilities, Knowledge, Plan};
 use crate::record::{RecordError, RunDir};
+use crate::runlock::secret;
 use crate::settings::Settings;
 
+mod facts;
 mod known;
+mod takeover;
 
+pub use facts::micro_batches;
 pub use known::family;
+pub use takeover::Takeover;
 
 /// The CUDA that our images hold.
 const IMAGE_CUDA: CudaVersion = CudaVersion { major: 13, minor: 0 };
@@ -50,6 +55,8 @@ pub struct Prepared {
     /// The devices that it uses, in the order of the ranks.
     devices: Vec<Device>,
     smoke: bool,
+    /// What is as in an earlier run.
+    takeover: Takeover,
     /// Whether the ranks check each other first, once the image is known.
     preflight: Option<bool>,
     /// What trials found, by image size.
@@ -83,6 +90,8 @@ pub struct Program {
     pub image: String,
     /// Its content identifier; containers are made from this.
     pub id: String,
+    /// Digests by which registries have it.
+    pub digests: Vec<String>,
     /// Program and arguments.
     pub program: Vec<String>,
     /// Path of the preflight program, where the image holds one.
@@ -94,7 +103,18 @@ pub struct Program {
 /// Reads the job, chooses from the inventory's devices and plans. `visible` is `CUDA_VISIBLE_DEVICES` where the inventory
 /// is this machine's.
 pub fn job(args: &JobArgs, inventory: Inventory, visible: Option<&str>, smoke: bool) -> Result<Prepared, Failure> {
-    let mut resolved = job::load(&args.job, &args.overrides)?;
+    let resolved = job::load(&args.job, &args.overrides)?;
+    resolved_job(resolved, inventory, visible, smoke, Takeover::default())
+}
+
+/// The same for a job that was read already, with what it takes over from an earlier run.
+pub fn resolved_job(
+    mut resolved: ResolvedJob,
+    inventory: Inventory,
+    visible: Option<&str>,
+    smoke: bool,
+    takeover: Takeover,
+) -> Result<Prepared, Failure> {
     let ours = resolved.job.trainer != Trainer::Command;
     let oldest = ours.then(|| ready::oldest_card(IMAGE_CUDA.major)).flatten();
     let options = SelectOptions { cuda_visible_devices: visible, oldest };
@@ -103,7 +123,7 @@ pub fn job(args: &JobArgs, inventory: Inventory, visible: Option<&str>, smoke: b
         quick_look(&mut resolved, u32::try_from(selection.devices.len()).unwrap_or(u32::MAX))?;
     }
     let stages = resolved.job.imgsz.stages(resolved.job.epochs).into_iter().map(|stage| {
-        let (plan, devices) = planned(&resolved, &inventory, &selection, smoke, stage.imgsz, None)?;
+        let (plan, devices) = planned(&resolved, &inventory, &selection, (smoke, &takeover), stage.imgsz, None)?;
         Ok(Planned { stage, plan, devices })
     });
     let stages = stages.collect::<Result<Vec<_>, Failure>>()?;
@@ -117,6 +137,7 @@ pub fn job(args: &JobArgs, inventory: Inventory, visible: Option<&str>, smoke: b
         plan,
         devices,
         smoke,
+        takeover,
         preflight: None,
         found: BTreeMap::new(),
         data: None,
@@ -130,12 +151,13 @@ fn planned(
     resolved: &ResolvedJob,
     inventory: &Inventory,
     selection: &Selection,
-    smoke: bool,
+    (smoke, takeover): (bool, &Takeover),
     imgsz: u32,
     knowledge: Option<&Knowledge>,
 ) -> Result<(Plan, Vec<Device>), Failure> {
     let abilities = Abilities::of(resolved.job.trainer);
-    let job = Job { imgsz: imgsz.into(), ..resolved.job.clone() };
+    let mut job = Job { imgsz: imgsz.into(), ..resolved.job.clone() };
+    takeover.pin(&mut job, imgsz);
     // A device of which nothing is known beside others that are known was idle when they were tried, and stays so.
     let known = |device: &&Device| knowledge.is_none_or(|knowledge| knowledge.kinds.contains_key(&device.kind()));
     let given: Vec<Device> = selection.devices.iter().filter(known).cloned().collect();
@@ -145,6 +167,7 @@ fn planned(
             *reason = reason.replace("as `batch.micro` says", "as `--smoke` has it");
         }
     }
+    takeover.cut(&mut plan, imgsz);
     plan.reasons.splice(0..0, selection.reasons.iter().cloned());
     plan.warnings.splice(0..0, resolved.notes.iter().cloned());
     if resolved.job.trainer != Trainer::Command {
@@ -181,6 +204,11 @@ fn quick_look(resolved: &mut ResolvedJob, devices: u32) -> Result<(), Failure> {
 }
 
 impl Prepared {
+    /// The job with where its values came from.
+    pub fn resolved(&self) -> &ResolvedJob {
+        &self.resolved
+    }
+
     /// The job.
     #[must_use]
     pub fn job(&self) -> &Job {
@@ -197,17 +225,18 @@ impl Prepared {
                 return Err(Failure::new(ExitCode::BadRequest, named).hint("paths are relative to the job file"));
             }
         }
-        if let Some(build) = self.resolved.job.build.as_ref().filter(|build| !build.context.is_dir()) {
+        let to_build = self.resolved.job.build.as_ref().filter(|_| self.takeover.image.is_none());
+        if let Some(build) = to_build.filter(|build| !build.context.is_dir()) {
             let message = format!("the build context `{}` is no folder", build.context.display());
             return Err(
                 Failure::bad(message).hint("`build` names the folder with the Dockerfile, relative to the job file")
             );
         }
-        if let Some(named) = &self.resolved.job.data {
+        if let Some(named) = self.data_named() {
             self.data = super::fetch::local_data(named)?;
         }
         if self.resolved.job.trainer != Trainer::Command {
-            self.model = local_model(&self.resolved.job.model)?;
+            self.model = local_model(self.model_named())?;
         }
         self.tell_warnings(screen);
         Ok(())
@@ -216,13 +245,13 @@ impl Prepared {
     /// Fetches data and weights that are known by name and not here yet. That can be gigabytes: it comes after whatever
     /// could refuse the job.
     pub async fn fetch(&mut self, settings: &Settings, screen: &mut Screen) -> Result<(), Failure> {
-        if let (None, Some(named)) = (&self.data, &self.resolved.job.data) {
+        if let (None, Some(named)) = (&self.data, self.data_named()) {
             self.data = Some(super::fetch::data(named, settings, screen).await?);
             self.tell_warnings(screen);
         }
         let job = &self.resolved.job;
         if self.model.is_none() && job.trainer != Trainer::Command {
-            let weights = super::fetch::known_weights(&job.model)?;
+            let weights = super::fetch::known_weights(self.model_named())?;
             self.model = Some(mounted_model(&super::fetch::weights(weights, settings, screen).await?));
         }
         Ok(())
@@ -291,6 +320,18 @@ impl Prepared {
         self.stages[self.at].stage
     }
 
+    /// The plan of a stage.
+    #[must_use]
+    pub fn plan_of(&self, stage: usize) -> &Plan {
+        self.stages.get(stage).map_or(&self.plan, |planned| &planned.plan)
+    }
+
+    /// The epoch, from 0, that a stage begins with.
+    #[must_use]
+    pub fn from_epoch(&self, stage: usize) -> u32 {
+        self.stages.get(stage).map_or(0, |planned| planned.stage.from_epoch)
+    }
+
     /// Goes over to another stage and its plan.
     pub fn begin_stage(&mut self, at: usize) {
         let Planned { plan, devices, .. } = &self.stages[at];
@@ -355,7 +396,11 @@ impl Prepared {
         let job = self.job();
         let options = super::image::options(settings, &[])?;
         let mut progress = |progress| screen.image(&progress);
-        let ready = if let Some(build) = &job.build {
+        let locked = self.takeover.image.as_ref().filter(|locked| self.serves(locked));
+        let ready = if let Some(locked) = locked {
+            let found = image::find_locked(engine, &locked.name, &locked.id, &locked.digests, &mut progress).await?;
+            found.ok_or_else(|| takeover::not_here(locked))?
+        } else if let Some(build) = &job.build {
             let lookup = |(name, value): (&String, &Option<String>)| {
                 let value = value.clone().or_else(|| settings.all.get(name).cloned())?;
                 Some((name.clone(), value))
@@ -391,7 +436,7 @@ impl Prepared {
             Containers::PerHost => None,
         };
         let trial = image.labels.contains_key("evenkeel.trial");
-        Ok(Program { image: ready.name, id: image.id, program, preflight, trial })
+        Ok(Program { image: ready.name, id: image.id, digests: image.digests, program, preflight, trial })
     }
 
     /// The image of ours that a job runs in which names none.
@@ -422,11 +467,15 @@ impl Prepared {
         Ok(DeviceLocks::acquire(&directory, &ids, &holder)?)
     }
 
-    /// Writes the job, as given and as understood.
-    pub fn write_job(&self, run: &RunDir) -> Result<(), Failure> {
-        run.write("job.yaml", self.resolved.source.as_bytes())?;
-        run.write("resolved.yaml", self.resolved.to_yaml().as_bytes())?;
-        Ok(())
+    /// Writes the job, as given and as understood, without the secrets in it.
+    pub fn write_job(&self, run: &RunDir) -> Result<(), RecordError> {
+        run.write("job.yaml", secret::masked(&self.resolved.source, &self.secrets()).as_bytes())?;
+        self.write_resolved(run)
+    }
+
+    /// Writes the job as understood.
+    pub fn write_resolved(&self, run: &RunDir) -> Result<(), RecordError> {
+        run.write("resolved.yaml", secret::masked(&self.resolved.to_yaml(), &self.secrets()).as_bytes()).map(drop)
     }
 
     /// Writes what a generation begins with: its plan, and what trainers are told, a trial or a training.
@@ -466,14 +515,14 @@ impl Prepared {
             imgsz: self.stage().imgsz,
             seed: job.seed,
             target_batch,
-            micro_from_step: BTreeMap::new(),
+            micro_from_step: self.takeover.micro_from_step(self.stage().imgsz),
             step_down: job.batch.on_oom == OnOom::StepDown,
             micro_batches: plan.ranks.iter().map(|rank| rank.micro_batches.clone()).collect(),
             output: evenkeel_wire::path::OUTPUT.to_owned(),
             label_cache: self.label_cache.as_ref().map(|_| evenkeel_wire::path::LABEL_CACHE.to_owned()),
             amp: plan.amp.map(|amp| amp.name().to_owned()),
             trial: None,
-            max_images: self.smoke.then_some(target_batch * SMOKE_STEPS),
+            max_images: self.max_images(),
             args: job.args.clone(),
         }
     }

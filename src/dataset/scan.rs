@@ -197,7 +197,7 @@ pub fn first_relative(list: &Path) -> Result<Option<String>, DataError> {
     Ok(read_list(list)?.into_iter().find(|line| !line.starts_with('/') && !line.starts_with("./")))
 }
 
-fn read_list(list: &Path) -> Result<Vec<String>, DataError> {
+pub(super) fn read_list(list: &Path) -> Result<Vec<String>, DataError> {
     let not_text = |problem| DataError::NotText { path: list.to_owned(), problem };
     if fs::metadata(list).map_err(io_error(list))?.len() > LARGEST_LIST {
         return Err(not_text("is too large for a list of images"));

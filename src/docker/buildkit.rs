@@ -317,7 +317,7 @@ mod tests {
     fn field(number: u8, value: &[u8]) -> Vec<u8> {
         let length = u8::try_from(value.len()).expect("a short field");
         assert!(length < 0x80, "one byte of length");
-        [&[number << 3 | 2, length], value].concat()
+        [&[(number << 3) | 2, length], value].concat()
     }
 
     #[test]

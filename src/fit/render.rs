@@ -99,7 +99,7 @@ pub fn table_json(devices: &[Device], rows: &[(String, Option<Knowledge>)]) -> V
 
 fn most(device: &Device, knowledge: Option<&Knowledge>, side: u32) -> Option<u32> {
     let knowledge = knowledge?;
-    most_images(device, knowledge, Images { side, labels: knowledge.labels, validation: VALIDATION })
+    most_images(device, knowledge, knowledge.images(side, VALIDATION))
 }
 
 fn cell(device: &Device, knowledge: Option<&Knowledge>, side: u32) -> String {

@@ -50,6 +50,32 @@ pub async fn find_own(
     Ok(Ready { name: name.to_owned(), image })
 }
 
+/// The very image that a lock names: by the engine's identifier, or pulled by a digest that a registry has it under. Absent where neither
+/// leads to it.
+///
+/// # Errors
+/// The engine fails.
+pub async fn find_locked(
+    engine: &Engine,
+    name: &str,
+    id: &str,
+    digests: &[String],
+    progress: &mut (dyn FnMut(Progress) + Send),
+) -> Result<Option<Ready>, ImageError> {
+    let ready = |image| Some(Ready { name: name.to_owned(), image });
+    if let Some(image) = engine.image(id).await? {
+        return Ok(ready(image));
+    }
+    for digest in digests {
+        match find_own(engine, digest, progress).await {
+            Ok(found) => return Ok(ready(found.image)),
+            Err(ImageError::NoSuchImage { .. } | ImageError::NoRegistry { .. }) => {}
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(None)
+}
+
 /// Pulls an image.
 pub(super) async fn pull(
     engine: &Engine,

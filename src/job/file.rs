@@ -83,6 +83,89 @@ struct JobFile {
     stop_grace_period: Option<Text>,
     /// Folder of run records, relative to the current folder. Default: runs.
     runs: Option<Text>,
+    /// Webhooks that are told when a run finishes, fails or recovers.
+    #[schemars(length(max = 32))]
+    notify: Option<Vec<Webhook>>,
+    /// Where the experiment is tracked beside its record.
+    track: Option<Track>,
+}
+
+/// A webhook: one of url, url_env and url_file is its address.
+#[derive(JsonSchema)]
+#[schemars(deny_unknown_fields)]
+#[expect(dead_code, reason = "described, never built")]
+struct Webhook {
+    /// An address that is no secret, such as http://ci.lab/evenkeel.
+    #[schemars(regex(pattern = r"^\s*[hH][tT][tT][pP][sS]?:"))]
+    url: Option<String>,
+    /// Variable of the environment that holds the address.
+    #[schemars(regex(pattern = "^[A-Za-z_][A-Za-z0-9_]*$"))]
+    url_env: Option<String>,
+    /// File that holds the address.
+    url_file: Option<String>,
+    /// Whose format messages have. Default: the address tells.
+    kind: Option<Service>,
+    /// What it is told of. Default: all of it.
+    #[schemars(length(min = 1))]
+    on: Option<Vec<Moment>>,
+    /// Variable of the environment that holds the secret that messages are signed with.
+    #[schemars(regex(pattern = "^[A-Za-z_][A-Za-z0-9_]*$"))]
+    secret_env: Option<String>,
+    /// File that holds that secret.
+    secret_file: Option<String>,
+}
+
+#[derive(JsonSchema)]
+#[schemars(rename_all = "lowercase")]
+#[expect(dead_code, reason = "described, never built")]
+enum Service {
+    /// All facts as JSON.
+    Generic,
+    Slack,
+    Feishu,
+    DingTalk,
+    WeCom,
+}
+
+#[derive(JsonSchema)]
+#[schemars(rename_all = "lowercase")]
+#[expect(dead_code, reason = "described, never built")]
+enum Moment {
+    /// The run is over, done or stopped.
+    Finish,
+    /// It ended by a failure.
+    Failure,
+    /// It was started again after one.
+    Recovery,
+}
+
+#[derive(JsonSchema)]
+#[schemars(deny_unknown_fields)]
+#[expect(dead_code, reason = "described, never built")]
+struct Track {
+    /// MLflow. Default: the server that MLFLOW_TRACKING_URI names, if it names one.
+    mlflow: Option<Mlflow>,
+}
+
+#[derive(JsonSchema)]
+#[schemars(untagged)]
+#[expect(dead_code, reason = "described, never built")]
+enum Mlflow {
+    /// false: not in MLflow.
+    Off(#[schemars(extend("const" = false))] bool),
+    /// In MLflow.
+    On(MlflowServer),
+}
+
+#[derive(JsonSchema)]
+#[schemars(deny_unknown_fields)]
+#[expect(dead_code, reason = "described, never built")]
+struct MlflowServer {
+    /// Address of the server. Default: MLFLOW_TRACKING_URI.
+    #[schemars(regex(pattern = r"^\s*[hH][tT][tT][pP][sS]?:"))]
+    uri: Option<String>,
+    /// Name of the experiment. Default: MLFLOW_EXPERIMENT_NAME, else the job's name.
+    experiment: Option<Text>,
 }
 
 /// Text; a number stands for the text it was written as.

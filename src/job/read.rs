@@ -11,7 +11,7 @@ use super::document::Document;
 use super::error::{Invalid, JobError, printable};
 use super::image_sizes::MOST_EPOCHS;
 use super::types::{Batch, Containers, Job, Micro, Network, OnOom, SplitWish, Trainer};
-use super::{device, image_sizes, settings};
+use super::{device, image_sizes, report, settings};
 
 /// Keys of a job at the top level.
 pub(super) const KEYS: &[&str] = &[
@@ -42,6 +42,8 @@ pub(super) const KEYS: &[&str] = &[
     "max_restarts",
     "stop_grace_period",
     "runs",
+    "notify",
+    "track",
 ];
 
 /// Keys of `batch`.
@@ -131,6 +133,8 @@ pub(super) fn job(document: &Document, bases: &Bases, notes: &mut Vec<String>) -
             .get("stop_grace_period")
             .map_or(Ok(Duration::from_secs(10)), |period| compose::duration(&period, DAY))?,
         runs: root.get("runs").map_or(Ok("runs".into()), |runs| path(&runs, "a folder").map(Into::into))?,
+        notify: root.get("notify").map_or(Ok(Vec::new()), |hooks| report::notify(&hooks, bases))?,
+        track: root.get("track").map_or(Ok(Default::default()), |track| report::track(&track))?,
     };
     agree(&root, &job)?;
     Ok(job)

@@ -10,7 +10,7 @@ use super::document::{Document, written};
 use super::error::printable;
 use super::types::{Job, Micro, Volume};
 use super::units::write_duration;
-use super::{Origin, ResolvedJob, device};
+use super::{Origin, ResolvedJob, device, report};
 
 impl ResolvedJob {
     /// The text of `resolved.yaml`.
@@ -22,18 +22,46 @@ impl ResolvedJob {
         let name = self.file.file_name().unwrap_or_default().to_string_lossy();
         for entry in entries(&self.job) {
             let line = format!("{}{}:{}", "  ".repeat(entry.depth), entry.written_key(), entry.text());
-            let origin = self.origins.get(&entry.path()).map(|origin| match origin {
-                Origin::Default => "default".to_owned(),
-                Origin::CommandLine => "command line".to_owned(),
-                Origin::File { line, column } => format!("{}:{line}:{column}", printable(&name)),
-                Origin::Derived(from) => format!("from {from}"),
-            });
+            let origin = self.origins.get(&entry.path()).map(|origin| told(origin, &name));
             let _ = match origin {
                 Some(origin) => writeln!(text, "{line:<40}  # {origin}"),
                 None => writeln!(text, "{line}"),
             };
         }
         text
+    }
+
+    /// Every value with its dotted path and where it came from, as `resolved.yaml` says it.
+    #[must_use]
+    pub fn settings(&self) -> Vec<(String, Json, String)> {
+        let name = self.file.file_name().unwrap_or_default().to_string_lossy();
+        let entries = entries(&self.job).into_iter();
+        entries
+            .filter_map(|entry| {
+                let path = entry.path();
+                let origin = self.origins.get(&path).map_or_else(String::new, |origin| told(origin, &name));
+                Some((path, entry.value?, origin))
+            })
+            .collect()
+    }
+
+    /// Every value that may be told to others, by dotted path: environments may hold secrets, and who is told is no setting of a training.
+    #[must_use]
+    pub fn values(&self) -> Vec<(String, Json)> {
+        let private = ["environment", "build", "notify", "track"];
+        let told = |entry: &Entry| !private.contains(&entry.keys[0].as_str());
+        let entries = entries(&self.job).into_iter().filter(told);
+        entries.filter_map(|entry| Some((entry.path(), entry.value?))).collect()
+    }
+}
+
+/// An origin in words; `file` is the job file's name.
+fn told(origin: &Origin, file: &str) -> String {
+    match origin {
+        Origin::Default => "default".to_owned(),
+        Origin::CommandLine => "command line".to_owned(),
+        Origin::File { line, column } => format!("{}:{line}:{column}", printable(file)),
+        Origin::Derived(from) => format!("from {from}"),
     }
 }
 
@@ -156,6 +184,8 @@ fn entries(job: &Job) -> Vec<Entry> {
     add("max_restarts", json!(job.max_restarts));
     add("stop_grace_period", json!(write_duration(job.stop_grace_period)));
     add("runs", json!(job.runs.to_string_lossy()));
+    add("notify", report::write_notify(&job.notify));
+    add("track", report::write_track(&job.track));
     all
 }
 

@@ -7,6 +7,7 @@ use std::time::Duration;
 use serde_json::Value;
 
 use super::image_sizes::ImageSizes;
+use super::report::{Track, Webhook};
 use crate::inventory::DeviceRequest;
 
 /// What the user asks for. Every field has its value; [`super::ResolvedJob::origins`] says who set it.
@@ -65,6 +66,10 @@ pub struct Job {
     pub stop_grace_period: Duration,
     /// Folder of run records; relative to the current folder unless absolute.
     pub runs: PathBuf,
+    /// Who is told when something happens to a run.
+    pub notify: Vec<Webhook>,
+    /// Where it is tracked beside its record.
+    pub track: Track,
 }
 
 /// What computes.

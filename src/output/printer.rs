@@ -9,6 +9,7 @@ use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
+use crate::record;
 use crate::watch::spool::Tail;
 
 /// How long a new line may wait; nobody reads faster.
@@ -24,11 +25,16 @@ pub struct Printer {
 }
 
 impl Printer {
-    /// Prints the logs of `ranks` ranks in `folder`; with several, each line behind its rank.
+    /// Prints what is written from now on to the logs of `ranks` ranks in `folder`; with several, each line behind its rank.
     pub fn start(folder: &Path, ranks: u32) -> io::Result<Self> {
+        let tail = |rank| {
+            let log = folder.join(evenkeel_wire::path::log(rank));
+            let skip = record::length(&log);
+            Tail::after(log, skip)
+        };
         let tails: Vec<Follower> = (0..ranks)
             .map(|rank| Follower {
-                tail: Tail::new(folder.join(evenkeel_wire::path::log(rank))),
+                tail: tail(rank),
                 prefix: if ranks > 1 { format!("[{rank}] ").into_bytes() } else { Vec::new() },
                 rest: Vec::new(),
             })

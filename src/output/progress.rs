@@ -13,6 +13,8 @@ pub struct Progress {
     epochs: u32,
     steps_per_epoch: u64,
     metrics: BTreeMap<String, f64>,
+    /// Epochs that a validation has ended.
+    epochs_done: Option<u32>,
     /// No step was heard since the last metrics.
     validated: bool,
 }
@@ -57,6 +59,7 @@ impl Progress {
             }
             Event::Metrics { epoch, values } => {
                 self.metrics.clone_from(values);
+                self.epochs_done = self.epochs_done.max(Some(epoch + 1));
                 let map = self.map50().map(|map| format!(", mAP50 {map:.3}")).unwrap_or_default();
                 // With nothing learnt since the last ones they are no epoch's, but those of the best weights, of which the trainer's
                 // own note speaks.
@@ -125,6 +128,12 @@ impl Progress {
     #[must_use]
     pub fn metrics(&self) -> &BTreeMap<String, f64> {
         &self.metrics
+    }
+
+    /// Epochs that are over, and those there are in all; absent where no rank told of any.
+    #[must_use]
+    pub fn epochs(&self) -> (Option<u32>, Option<u32>) {
+        (self.epochs_done, (self.epochs > 0).then_some(self.epochs))
     }
 
     fn images_per_second(&self) -> f64 {

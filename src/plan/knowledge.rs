@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
-use super::memory::MemoryModel;
+use super::memory::{Images, MemoryModel};
 use crate::inventory::Kind;
 
 /// What is known of a job on the devices it could run on.
@@ -14,6 +14,9 @@ pub struct Knowledge {
     pub kinds: BTreeMap<Kind, Known>,
     /// N: the most labels that an image can have, mosaics included.
     pub labels: u32,
+    /// Images of the validation; absent: more than any batch has.
+    #[serde(default)]
+    pub validation_images: Option<u32>,
     /// Seconds of the all-reduce of a step.
     pub all_reduce_seconds: f64,
     /// Share of a device's memory that a plan leaves free, from 0 to 1: as far as predictions were seen to be wrong.
@@ -51,6 +54,12 @@ pub struct Lighter {
 }
 
 impl Knowledge {
+    /// What the job's images are like at a side of so many pixels, where a validation has `validation` of them for each of a micro-batch.
+    #[must_use]
+    pub fn images(&self, side: u32, validation: u32) -> Images {
+        Images { side, labels: self.labels, validation, validation_most: self.validation_images.unwrap_or(u32::MAX) }
+    }
+
     /// Of a device's memory what a plan may use.
     #[must_use]
     pub fn usable(&self, budget: u64) -> u64 {

@@ -32,6 +32,8 @@ pub struct Images {
     pub labels: u32,
     /// Validation images of a batch for each image of the rank's own micro-batch; 0 where none are validated.
     pub validation: u32,
+    /// Validation images that there are: no batch has more.
+    pub validation_most: u32,
 }
 
 /// The predicted memory of a rank by part, in bytes.
@@ -73,15 +75,16 @@ impl MemoryModel {
     #[must_use]
     pub fn predict(&self, micro: u32, images: Images) -> MemoryParts {
         let (training, validation) = self.bytes_per_image(images);
+        let validated = micro.saturating_mul(images.validation).min(images.validation_most);
         // Rounded up: a byte too little is out of memory. The cast stops at the end of u64.
         #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "saturating is meant")]
-        let bytes = |per_image: f64| (per_image * f64::from(micro)).ceil() as u64;
+        let bytes = |per_image: f64, count: u32| (per_image * f64::from(count)).ceil() as u64;
         MemoryParts {
             context_bytes: self.context_bytes,
             weights_bytes: self.weights_bytes,
             gradients_and_optimizer_bytes: self.gradients_and_optimizer_bytes,
-            activations_bytes: bytes(training),
-            validation_bytes: bytes(validation),
+            activations_bytes: bytes(training, micro),
+            validation_bytes: bytes(validation, validated),
             least_bytes: self.least_bytes,
         }
     }
@@ -98,11 +101,11 @@ impl MemoryModel {
         fitting
     }
 
+    /// Of a training image, and of one of the validation.
     fn bytes_per_image(&self, images: Images) -> (f64, f64) {
         let pixels = f64::from(images.side) * f64::from(images.side);
         let training = self.bytes_per_pixel + self.bytes_per_pixel_and_label * f64::from(images.labels);
-        let validation = self.validation_bytes_per_pixel * f64::from(images.validation);
-        (pixels * training.max(0.0), pixels * validation.max(0.0))
+        (pixels * training.max(0.0), pixels * self.validation_bytes_per_pixel.max(0.0))
     }
 }
 
@@ -122,17 +125,19 @@ mod tests {
 
     #[test]
     fn the_peak_is_that_of_the_phase_that_needs_more() {
-        let images = Images { side: 10, labels: 2, validation: 1 };
+        let images = Images { side: 10, labels: 2, validation: 1, validation_most: 100 };
         let parts = MODEL.predict(4, images);
         assert_eq!((parts.activations_bytes, parts.validation_bytes), (1200, 600));
         assert_eq!((parts.fixed_bytes(), parts.peak_bytes()), (600, 1800));
         let parts = MODEL.predict(4, Images { labels: 0, validation: 2, ..images });
         assert_eq!((parts.activations_bytes, parts.validation_bytes, parts.peak_bytes()), (800, 1200, 1800));
+        let parts = MODEL.predict(4, Images { labels: 0, validation: 2, validation_most: 5, ..images });
+        assert_eq!((parts.validation_bytes, parts.peak_bytes()), (750, 1400));
     }
 
     #[test]
     fn a_small_batch_needs_what_any_needs() {
-        let images = Images { side: 10, labels: 2, validation: 1 };
+        let images = Images { side: 10, labels: 2, validation: 1, validation_most: 100 };
         let model = MemoryModel { least_bytes: 1000, ..MODEL };
         assert_eq!((model.predict(1, images).peak_bytes(), model.predict(4, images).peak_bytes()), (1000, 1800));
         assert_eq!(model.most_images(999, images, 64), 0);
@@ -140,7 +145,7 @@ mod tests {
 
     #[test]
     fn the_most_images_fit_and_one_more_does_not() {
-        let images = Images { side: 10, labels: 2, validation: 1 };
+        let images = Images { side: 10, labels: 2, validation: 1, validation_most: 100 };
         assert_eq!(MODEL.most_images(1800, images, 64), 4);
         assert_eq!(MODEL.most_images(1799, images, 64), 3);
         assert_eq!(MODEL.most_images(u64::MAX, images, 64), 64);

@@ -2,7 +2,8 @@
 
 use std::collections::VecDeque;
 use std::fs::File;
-use std::io::{self, Read};
+use std::io::{self, Read, Seek};
+use std::ops::Range;
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 
@@ -14,6 +15,7 @@ use tokio::io::unix::AsyncFd;
 #[derive(Debug)]
 pub struct Tail {
     path: PathBuf,
+    skip: u64,
     file: Option<File>,
     /// What follows the last complete line.
     rest: Vec<u8>,
@@ -23,7 +25,13 @@ impl Tail {
     /// Follows the file at `path` from its start.
     #[must_use]
     pub fn new(path: PathBuf) -> Self {
-        Self { path, file: None, rest: Vec::new() }
+        Self::after(path, 0)
+    }
+
+    /// Follows what is written behind the first `skip` bytes.
+    #[must_use]
+    pub fn after(path: PathBuf, skip: u64) -> Self {
+        Self { path, skip, file: None, rest: Vec::new() }
     }
 
     /// Reads up to `buffer.len()` new bytes; 0 means that there are none now.
@@ -31,7 +39,10 @@ impl Tail {
         let file = match &mut self.file {
             Some(file) => file,
             None => match File::open(&self.path) {
-                Ok(file) => self.file.insert(file),
+                Ok(mut file) => {
+                    file.seek(io::SeekFrom::Start(self.skip))?;
+                    self.file.insert(file)
+                }
                 Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(0),
                 Err(error) => return Err(error),
             },
@@ -60,7 +71,7 @@ impl Tail {
 #[derive(Debug)]
 pub struct Spools {
     tails: Vec<Tail>,
-    generation: u32,
+    generations: Range<u32>,
     /// Lines that are no record of ours, by rank.
     pub odd_lines: Vec<u64>,
 }
@@ -69,8 +80,14 @@ impl Spools {
     /// Follows the events of `ranks` ranks in `folder`, those of one generation.
     #[must_use]
     pub fn new(folder: &Path, ranks: u32, generation: u32) -> Self {
+        Self::of(folder, ranks, generation..generation + 1)
+    }
+
+    /// The same of several generations.
+    #[must_use]
+    pub fn of(folder: &Path, ranks: u32, generations: Range<u32>) -> Self {
         let tails = (0..ranks).map(|rank| Tail::new(folder.join(evenkeel_wire::path::events(rank)))).collect();
-        Self { tails, generation, odd_lines: vec![0; ranks as usize] }
+        Self { tails, generations, odd_lines: vec![0; ranks as usize] }
     }
 
     /// The new records of all ranks, in the order of their times, and the first failure. Those of one rank keep their
@@ -101,8 +118,10 @@ impl Spools {
         let mut records = Vec::new();
         for line in tail.lines()? {
             match serde_json::from_slice::<Record>(&line) {
-                Ok(record) if record.generation == self.generation && record.rank == rank => records.push(record),
-                // An earlier generation's.
+                Ok(record) if self.generations.contains(&record.generation) && record.rank == rank => {
+                    records.push(record)
+                }
+                // Another generation's.
                 Ok(_) => {}
                 Err(_) => self.odd_lines[rank as usize] += 1,
             }

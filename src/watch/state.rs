@@ -26,6 +26,8 @@ pub struct RunState {
     /// How firmly the generation was asked to end, if it was, and when the next degree is due.
     ending: Option<(Ending, Option<Duration>)>,
     signal: Option<Signal>,
+    /// Whether the engine was away for a while.
+    away: bool,
     /// One that came when all had ended: it changes nothing here, but what would follow.
     late: Option<Signal>,
     arrivals: u32,
@@ -35,6 +37,8 @@ pub struct RunState {
 struct Rank {
     stage: Stage,
     failure: Option<Reason>,
+    /// Whether the generation was ended because of it.
+    stalled: bool,
     /// That its program ended badly, told before its spool is sealed, and its place in the order of ends.
     fell: Option<(u32, ProgramEnd)>,
     end: Option<RankEnd>,
@@ -150,6 +154,7 @@ impl RunState {
             broken: false,
             ending: None,
             signal: None,
+            away: false,
             late: None,
             arrivals: 0,
         }
@@ -160,6 +165,35 @@ impl RunState {
     #[must_use]
     pub fn leader_first(self) -> Self {
         Self { leader_first: true, ..self }
+    }
+
+    /// A generation whose trainers somebody else started. What happened since is told by events as ever; the actions that follow from them
+    /// have been taken or not, which is for [`Self::take_up`] to settle.
+    #[must_use]
+    pub fn under_way(ranks: u32, grace: Duration) -> Self {
+        let mut state = Self::new(ranks, grace);
+        state.ranks.iter_mut().for_each(|rank| rank.stage = Stage::Running);
+        state.under_way = true;
+        state
+    }
+
+    /// What is to be done about a generation of which nothing is known to have been done but what events told: to ask again what was asked,
+    /// to remove what was to be removed. Each does no harm twice.
+    pub fn take_up(&mut self, now: Duration) -> Vec<Action> {
+        for rank in self.ranks.iter_mut().filter(|rank| rank.stage == Stage::Removing) {
+            rank.stage = Stage::Running;
+        }
+        match self.ending {
+            Some((how, _)) => self.ask(how, now),
+            None => self.proceed(),
+        }
+    }
+
+    /// Ranks of which nothing is known but that they run.
+    #[must_use]
+    pub fn running(&self) -> Vec<u32> {
+        let runs = |rank: &Rank| rank.stage == Stage::Running && rank.end.is_none();
+        (0..).zip(&self.ranks).filter(|(_, rank)| runs(rank)).map(|(number, _)| number).collect()
     }
 
     /// The first actions.
@@ -215,6 +249,18 @@ impl RunState {
         self.signal.or(self.late)
     }
 
+    /// Whether the engine was away for a while.
+    #[must_use]
+    pub fn engine_was_away(&self) -> bool {
+        self.away
+    }
+
+    /// Whether nobody has asked for its end, and trainers run that may stand still.
+    #[must_use]
+    pub fn may_stall(&self) -> bool {
+        self.under_way && self.ending.is_none() && self.ranks.iter().all(|rank| rank.end.is_none())
+    }
+
     /// How the ranks ended that have, in rank order.
     #[must_use]
     pub fn ends(&self) -> Vec<RankEnd> {
@@ -248,6 +294,8 @@ impl RunState {
                     return self.fail(now);
                 }
             }
+            Event::Stalled { rank, message } => return self.stalled(rank, message, now),
+            Event::EngineAway => self.away = true,
             Event::Signal(signal) => return self.signalled(signal, now),
             Event::Broken => {
                 self.broken = true;
@@ -294,6 +342,18 @@ impl RunState {
                 let good =
                     self.ranks.get(rank as usize).and_then(|state| state.end.as_ref()).is_some_and(RankEnd::is_good);
                 if good || self.ending.is_some() { self.proceed() } else { self.fail(now) }
+            }
+            _ => Vec::new(),
+        }
+    }
+
+    fn stalled(&mut self, rank: u32, message: String, now: Duration) -> Vec<Action> {
+        match self.ranks.get_mut(rank as usize) {
+            Some(state) if self.ending.is_none() && state.end.is_none() => {
+                let reason = Reason { class: FailureClass::Stalled, message, retry_below: None };
+                state.failure.get_or_insert(reason);
+                state.stalled = true;
+                self.fail(now)
             }
             _ => Vec::new(),
         }
@@ -432,7 +492,7 @@ impl RunState {
         };
         let order = state.fell.map_or(arrival, |(order, _)| order);
         let program = state.fell.map(|(_, program)| program);
-        let asked = ending && program.is_none();
+        let asked = ending && program.is_none() && !state.stalled;
         state.end = Some(RankEnd { rank, order, how, asked, program, failure: state.failure.clone() });
         self.arrivals += 1;
         true

@@ -10,12 +10,18 @@ fn every_command_says_what_it_does() {
     for (command, words) in [
         (&["train"][..], "leave a run record"),
         (&["plan"], "what would run and why"),
+        (&["reproduce"], "what a record's lock says"),
+        (&["compare"], "how many digits"),
         (&["devices"], "devices of this machine"),
+        (&["runs"], "whose records are here"),
+        (&["show"], "what came of a run"),
+        (&["logs"], "what the ranks of a run wrote"),
         (&["image"], "images that training runs in"),
         (&["image", "build"], "where the engine does not have them"),
         (&["image", "save"], "for a machine without a registry"),
         (&["dataset", "shapes"], "drawn shapes"),
         (&["init"], "commented job"),
+        (&["sync"], "while its server was away"),
         (&["schema"], "JSON Schema"),
     ] {
         let ended = place.run(&[command, &["--help"]].concat()).with_code(0);
@@ -23,7 +29,22 @@ fn every_command_says_what_it_does() {
         assert_eq!(ended.stderr, "", "{command:?}");
     }
     let help = place.run(&["--help"]).with_code(0).stdout;
-    for command in ["train", "plan", "devices", "image", "dataset", "init", "schema"] {
+    let commands = [
+        "train",
+        "reproduce",
+        "compare",
+        "plan",
+        "runs",
+        "show",
+        "logs",
+        "devices",
+        "image",
+        "dataset",
+        "init",
+        "schema",
+        "sync",
+    ];
+    for command in commands {
         assert!(help.lines().any(|line| line.trim_start().starts_with(command)), "{command} is not in\n{help}");
     }
 }

@@ -4,7 +4,13 @@
 #[expect(dead_code, reason = "each program uses its part")]
 mod support;
 
+#[path = "../support/record.rs"]
+mod record;
+
 mod asking;
+mod comparing;
 mod house;
+mod logs;
 mod mistakes;
 mod planning;
+mod runs;

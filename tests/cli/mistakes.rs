@@ -119,3 +119,25 @@ fn gpus_that_are_not_there_are_the_machines_fault() {
         assert_eq!(ended.stderr.matches("error:").count(), 1, "{}", ended.stderr);
     }
 }
+
+#[test]
+fn a_webhook_that_nothing_is_known_of_is_named_before_anything_is_built() {
+    let place = Place::new();
+    place.write("job.yaml", "trainer: command\nimage: none\ndevice: cpu\nnotify: [{url_env: NO_SUCH_HOOK}]\n");
+    let mut command = place.evenkeel(&["train", "job.yaml"]);
+    command.env("DOCKER_HOST", "unix:///nonexistent/docker.sock");
+    let ended = Ended::from(command.output().expect("the program starts")).with_code(2);
+    assert_eq!(ended.stderr.matches("error:").count(), 1, "{}", ended.stderr);
+    assert!(!place.has_record());
+    ended.saying("`notify[0]` names the variable `NO_SUCH_HOOK`, which is not set").saying("`notify=[]`");
+}
+
+#[test]
+fn an_mlflow_without_a_server_is_refused() {
+    let place = Place::new();
+    place.write("job.yaml", "trainer: command\nimage: none\ndevice: cpu\ntrack: {mlflow: {experiment: e}}\n");
+    let mut command = place.evenkeel(&["train", "job.yaml"]);
+    command.env("DOCKER_HOST", "unix:///nonexistent/docker.sock");
+    let ended = Ended::from(command.output().expect("the program starts")).with_code(2);
+    ended.saying("`track.mlflow` names no server, and neither does MLFLOW_TRACKING_URI");
+}

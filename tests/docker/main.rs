@@ -7,6 +7,7 @@
 mod support;
 
 mod again;
+mod attach;
 mod away;
 mod ending;
 mod engine;
@@ -14,6 +15,10 @@ mod gang;
 mod gpu;
 mod hostile;
 mod inside;
+mod lock;
+mod listener;
+mod mlflow;
 mod output;
 mod pod;
 mod running;
+mod webhooks;

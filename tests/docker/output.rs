@@ -275,3 +275,55 @@ fn no_colour_and_no_control_characters_where_no_terminal_is() {
     assert!(!ended.stderr.contains(['\x1b', '\r']), "{:?}", ended.stderr);
     nothing_left(&place);
 }
+
+#[test]
+fn logs_are_followed_while_two_ranks_write_them() {
+    needs_engine!();
+    let place = Place::new();
+    // The ranks take turns, each waiting for the other's file, so that the order of all lines is known.
+    let script = "me=$RANK; other=$((1 - RANK)); for i in $(seq 20); do \
+                  if [ $me = 1 ]; then until [ -e /turns/0-$i ]; do sleep 0.01; done; fi; \
+                  echo $i of $me; sleep 0.06; touch /turns/$me-$i; \
+                  if [ $me = 0 ]; then until [ -e /turns/1-$i ]; do sleep 0.01; done; fi; done; \
+                  until [ -e /turns/end ]; do sleep 0.01; done; printf \"end of $me\"";
+    std::fs::create_dir(place.path().join("turns")).expect("a folder");
+    crate::support::open_to_all(&place.path().join("turns"));
+    job(&place, script, "volumes: [./turns:/turns]\n");
+    let run = Running::start(place.evenkeel(&["train", "job.yaml", "--json"]));
+    until("the run's beginning", || place.path().join("runs/job/latest/journal.jsonl").exists().then_some(()));
+    let followers: Vec<Running> = [&["logs", "job", "--follow"][..], &["logs", "--rank", "1", "--follow"]]
+        .into_iter()
+        .map(|args| Running::start(place.evenkeel(args)))
+        .collect();
+    until("the last turn", || place.path().join("turns/1-20").exists().then_some(()));
+    // One who reads along and leaves, or is stopped, hurts nobody.
+    let leaving = Running::start(place.evenkeel(&["logs", "-f"]));
+    leaving.signal("INT");
+    assert_eq!(leaving.end().code, Some(130));
+    let shown = place.run(&["runs"]).with_code(0).stdout;
+    assert!(shown.contains("running"), "{shown}");
+    place.write("turns/end", "");
+    run.end().with_code(0);
+    let turns: String = (1..=20).map(|turn| format!("rank 0 | {turn} of 0\nrank 1 | {turn} of 1\n")).collect();
+    let [merged, one]: [String; 2] = followers
+        .into_iter()
+        .map(|follower| {
+            let ended = follower.end().with_code(0);
+            assert_eq!(ended.stderr, "");
+            ended.stdout
+        })
+        .collect::<Vec<_>>()
+        .try_into()
+        .expect("two");
+    let last = merged.strip_prefix(&turns).unwrap_or_else(|| panic!("not in turn:\n{merged}"));
+    let mut last: Vec<&str> = last.lines().collect();
+    last.sort_unstable();
+    assert_eq!(last, ["rank 0 | end of 0", "rank 1 | end of 1"]);
+    assert_eq!(one, place.log(1));
+    // Afterwards they are the same.
+    let again = place.run(&["logs"]).with_code(0).stdout;
+    assert!(again.starts_with(&turns) && again.lines().count() == 42, "{again}");
+    let shown = place.run(&["show"]).with_code(0).stdout;
+    assert!(shown.contains("done after") && shown.matches("complete").count() == 2, "{shown}");
+    nothing_left(&place);
+}

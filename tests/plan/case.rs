@@ -48,10 +48,11 @@ impl Case {
     pub fn bytes(&self, device: &Device, micro: u32) -> f64 {
         let (_, memory) = self.known(device);
         let fixed = memory.context_bytes + memory.weights_bytes + memory.gradients_and_optimizer_bytes;
-        let pixels = f64::from(self.job.imgsz.largest()).powi(2) * f64::from(micro);
+        let pixels = f64::from(self.job.imgsz.largest()).powi(2);
         let labels = f64::from(self.knowledge.labels);
-        let training = pixels * (memory.bytes_per_pixel + memory.bytes_per_pixel_and_label * labels);
-        let validation = pixels * f64::from(self.abilities.validation) * memory.validation_bytes_per_pixel;
+        let training = f64::from(micro) * pixels * (memory.bytes_per_pixel + memory.bytes_per_pixel_and_label * labels);
+        let validated = (micro * self.abilities.validation).min(self.knowledge.validation_images.unwrap_or(u32::MAX));
+        let validation = f64::from(validated) * pixels * memory.validation_bytes_per_pixel;
         (fixed as f64 + training.max(validation)).max(memory.least_bytes as f64)
     }
 
@@ -128,7 +129,8 @@ pub fn random(job: &Job, rng: &mut Rng, limits: Limits) -> Case {
     let kinds = (0..kinds).zip(known).map(|(kind, known)| (gpu(0, kind, 0).kind(), known)).collect();
     let all_reduce_seconds = if rng.one_in(3) { rng.unit() * 0.2 } else { 0.0 };
     let reserve = if rng.one_in(3) { 0.05 * rng.unit() } else { 0.0 };
-    let knowledge = Knowledge { kinds, labels, all_reduce_seconds, reserve, lighter: Vec::new() };
+    let validation_images = if rng.one_in(3) { Some(rng.between(1, 200)) } else { None };
+    let knowledge = Knowledge { kinds, labels, validation_images, all_reduce_seconds, reserve, lighter: Vec::new() };
     Case { job, devices, abilities, knowledge }
 }
 

@@ -33,7 +33,14 @@ fn case(kinds: &[u32], budget: u64) -> Case {
     };
     let kind = |kind: u32, seconds: f64| (case::gpu(0, kind, 0).kind(), known(seconds));
     let kinds = BTreeMap::from([kind(0, 0.002), kind(1, 0.004)]);
-    let knowledge = Knowledge { kinds, labels: 50, all_reduce_seconds: 0.003, reserve: 0.0, lighter: Vec::new() };
+    let knowledge = Knowledge {
+        kinds,
+        labels: 50,
+        validation_images: None,
+        all_reduce_seconds: 0.003,
+        reserve: 0.0,
+        lighter: Vec::new(),
+    };
     Case { job, devices, abilities: Abilities::of(Trainer::Native), knowledge }
 }
 

@@ -38,9 +38,11 @@ impl Place {
         let mut command = Command::new(program());
         command.args(args).current_dir(self.path()).stdin(Stdio::null());
         command.env("XDG_CACHE_HOME", cache()).env("EVENKEEL_LOCKS", self.path().join("locks"));
-        for ours in ["CUDA_VISIBLE_DEVICES", "EVENKEEL_NVML_STUB", "NO_COLOR"] {
+        for ours in ["CUDA_VISIBLE_DEVICES", "EVENKEEL_NVML_STUB", "MLFLOW_TRACKING_URI", "NO_COLOR"] {
             command.env_remove(ours);
         }
+        // What listens in a test is on loopback.
+        command.env("NO_PROXY", "127.0.0.1").env("no_proxy", "127.0.0.1");
         // The tests say themselves what GPUs there are.
         command.env("EVENKEEL_NVML", "/nonexistent/libnvidia-ml.so");
         command

@@ -7,6 +7,7 @@
 #[expect(dead_code, reason = "each program uses its part")]
 mod support;
 
+mod again;
 mod fit;
 mod memory;
 mod native;

@@ -40,15 +40,20 @@ impl Prepared {
     pub fn wants_fit(&self) -> bool {
         let devices = &self.selection.devices;
         let unlike = devices.windows(2).any(|pair| pair[0].kind() != pair[1].kind());
-        self.is_fittable() && self.job().batch.micro == Micro::Auto && !self.smoke && (self.is_limited() || unlike)
+        self.is_fittable() && self.is_split_open() && !self.smoke && (self.is_limited() || unlike)
     }
 
     /// Whether a training should begin with micro-batches that mostly fit: memory has a limit, and trial steps cannot be made.
     #[must_use]
     pub fn wants_ladder(&self) -> bool {
         let job = self.job();
-        let asked = job.batch.target.is_some() && job.batch.micro == Micro::Auto && job.batch.on_oom == OnOom::StepDown;
+        let asked = job.batch.target.is_some() && self.is_split_open() && job.batch.on_oom == OnOom::StepDown;
         asked && !self.is_fittable() && self.is_limited() && self.plan.micro_batch_of(0) > LADDER
+    }
+
+    /// Whether the sizes of micro-batches are left to us.
+    fn is_split_open(&self) -> bool {
+        self.job().batch.micro == Micro::Auto && !self.takeover.is_split()
     }
 
     /// Whether the memory of a device is.
@@ -73,8 +78,7 @@ impl Prepared {
     /// What the job's images are like, as far as memory cares.
     #[must_use]
     pub fn images(&self, knowledge: &Knowledge) -> Images {
-        let validation = Abilities::of(self.job().trainer).validation;
-        Images { side: self.stage().imgsz, labels: knowledge.labels, validation }
+        knowledge.images(self.stage().imgsz, Abilities::of(self.job().trainer).validation)
     }
 
     /// Memory of a GPU that is taken before the job is there, in bytes; 0 where that is unknown.
@@ -135,7 +139,14 @@ impl Prepared {
         let labels = kinds.iter().map(|(.., of)| of.labels).max()?;
         let lighter = lighter(&key, settings);
         let known = kinds.iter().map(|(_, kind, of)| (kind.clone(), of.known)).collect();
-        let knowledge = Knowledge { kinds: known, labels, all_reduce_seconds, reserve: self.reserve(), lighter };
+        let knowledge = Knowledge {
+            kinds: known,
+            labels,
+            validation_images: self.validation_images(),
+            all_reduce_seconds,
+            reserve: self.reserve(),
+            lighter,
+        };
         // Sizes that are much larger than any that was tried are as unknown as if nothing was.
         let images = Images { side: imgsz, ..self.images(&knowledge) };
         let target = self.job().batch.target.unwrap_or(1);
@@ -160,6 +171,7 @@ impl Prepared {
         Knowledge {
             kinds: heard.kinds(kinds),
             labels: heard.labels(),
+            validation_images: self.validation_images(),
             all_reduce_seconds: heard.all_reduce_seconds(),
             reserve: self.reserve(),
             lighter,
@@ -214,8 +226,8 @@ impl Prepared {
     ///
     /// The job does not fit.
     pub fn use_knowledge_of(&mut self, settings: &Settings) -> Result<(), Failure> {
-        let Some(named) = self.resolved.job.data.clone().filter(|_| self.is_fittable()) else { return Ok(()) };
-        if let (Ok(Some(data)), Ok(model)) = (local_data(&named), local_model(&self.resolved.job.model)) {
+        let Some(named) = self.data_named().map(str::to_owned).filter(|_| self.is_fittable()) else { return Ok(()) };
+        if let (Ok(Some(data)), Ok(model)) = (local_data(&named), local_model(self.model_named())) {
             (self.data, self.model) = (Some(data), model);
             return self.use_knowledge(settings);
         }
@@ -256,8 +268,14 @@ impl Prepared {
     /// It does not fit.
     pub fn plan_again(&mut self, knowledge: &Knowledge) -> Result<(), Failure> {
         let side = self.stage().imgsz;
-        let (plan, devices) =
-            planned(&self.resolved, &self.inventory, &self.selection, self.smoke, side, Some(knowledge))?;
+        let (plan, devices) = planned(
+            &self.resolved,
+            &self.inventory,
+            &self.selection,
+            (self.smoke, &self.takeover),
+            side,
+            Some(knowledge),
+        )?;
         self.set(plan, devices);
         Ok(())
     }
@@ -269,6 +287,11 @@ impl Prepared {
         let planned = &mut self.stages[self.at];
         (planned.plan, planned.devices) = (plan.clone(), devices.clone());
         (self.plan, self.devices) = (plan, devices);
+    }
+
+    /// All ranks' together: which of them validates how many is known only with the plan.
+    fn validation_images(&self) -> Option<u32> {
+        self.data.as_ref().and_then(|data| data.val.images.try_into().ok())
     }
 
     fn reserve(&self) -> f64 {
@@ -295,7 +318,7 @@ impl Prepared {
 
 impl super::Model {
     /// What names it: that of a configuration that the trainer brings along, else the hash of what is in the file.
-    fn content(&self) -> Option<String> {
+    pub(super) fn content(&self) -> Option<String> {
         let Some(mount) = &self.mount else { return Some(self.name.clone()) };
         let content = || {
             let mut digest = Sha256::new();

@@ -17,8 +17,12 @@ pub struct Heard {
     seals: BTreeMap<u32, Told>,
     /// The most bytes of memory that each rank told of.
     peaks: BTreeMap<u32, u64>,
+    /// Images that each rank trained on, and the seconds that its steps took.
+    work: BTreeMap<u32, (u64, f64)>,
     /// The last optimizer step that was told, from 0.
     last_step: Option<u64>,
+    /// The first, where the launch began or went on.
+    first_step: Option<u64>,
     /// Steps down within the launch: step, rank, images before and after.
     step_downs: Vec<(u64, u32, u32, u32)>,
     /// Failures by rank: class and message.
@@ -42,8 +46,11 @@ impl Heard {
         self.trial.hear(*rank, &record.event);
         match &record.event {
             seal @ Told::Exit { .. } => drop(self.seals.insert(*rank, seal.clone())),
-            Told::Step { step, memory_bytes, .. } => {
+            Told::Step { step, images, memory_bytes, time_ms, .. } => {
                 self.last_step = self.last_step.max(Some(*step));
+                let (sum, seconds) = self.work.entry(*rank).or_default();
+                (*sum, *seconds) = (*sum + images, *seconds + time_ms / 1e3);
+                self.first_step.get_or_insert(*step);
                 self.see_peak(*rank, *memory_bytes);
             }
             Told::Tried { peak_bytes, .. } => self.see_peak(*rank, *peak_bytes),
@@ -88,7 +95,12 @@ impl Heard {
         LogState { fact, complaint }
     }
 
-    /// What was tried and what came of it: batch, image size, memory as predicted and as measured, and where it ran out.
+    /// The first step of the launch, and from which steps on micro-batches were smaller than before.
+    pub fn steps(&self) -> (Option<u64>, Vec<(u64, u32)>) {
+        (self.first_step, self.step_downs.iter().map(|(step, _, _, to)| (*step, *to)).collect())
+    }
+
+    /// What was tried and what came of it: batch, image size, memory as predicted and as measured, where it ran out, and how fast it went.
     pub fn attempt(&self, generation: u32, plan: &Plan, imgsz: u32) -> Value {
         let ranks = plan.ranks.iter().map(|rank| {
             json!({
@@ -105,9 +117,13 @@ impl Heard {
             .failures
             .iter()
             .map(|(rank, (class, message))| json!({ "rank": rank, "class": class, "message": message }));
+        // Ranks step together: the slowest one's time is that of the step.
+        let images: u64 = self.work.values().map(|(images, _)| images).sum();
+        let step_seconds = self.work.values().map(|(_, seconds)| *seconds).fold(0.0, f64::max);
         json!({
             "generation": generation, "target_batch": plan.target_batch, "imgsz": imgsz,
-            "ranks": ranks.collect::<Vec<_>>(), "last_step": self.last_step,
+            "ranks": ranks.collect::<Vec<_>>(), "first_step": self.first_step, "last_step": self.last_step,
+            "images": images, "step_seconds": step_seconds,
             "step_downs": step_downs.collect::<Vec<_>>(), "failures": failures.collect::<Vec<_>>(),
         })
     }

@@ -36,7 +36,7 @@ pub(super) fn draw<'a>(
     if job.batch.split == SplitWish::Uneven && !abilities.uneven_micro {
         return Err(PlanError::CannotDiffer);
     }
-    let images = Images { side: job.imgsz.largest(), labels: knowledge.labels, validation: abilities.validation };
+    let images = knowledge.images(job.imgsz.largest(), abilities.validation);
     let (candidates, timed) = candidates(devices, knowledge, images);
     check_memory(job, &candidates, all, images, knowledge)?;
     let ask = Ask {
