@@ -328,7 +328,7 @@ impl Prepared {
 
     /// The epoch, from 0, that a stage begins with.
     #[must_use]
-    pub fn from_epoch(&self, stage: usize) -> u32 {
+    pub fn first_epoch(&self, stage: usize) -> u32 {
         self.stages.get(stage).map_or(0, |planned| planned.stage.from_epoch)
     }
 

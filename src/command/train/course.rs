@@ -156,7 +156,7 @@ impl Course {
         let launched = |generation: &Generation| {
             let attempt = generation.attempt.clone().unwrap_or_default();
             let step_downs = attempt.step_downs.iter().map(|down| (down.step, down.to)).collect();
-            let from_epoch = ready.prepared.from_epoch(generation.intent.stage);
+            let from_epoch = ready.prepared.first_epoch(generation.intent.stage);
             Launched::new(from_epoch, &generation.intent.plan, attempt.first_step, step_downs)
         };
         self.past.generations[..over].iter().map(launched).collect()
