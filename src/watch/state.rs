@@ -37,8 +37,8 @@ pub struct RunState {
 struct Rank {
     stage: Stage,
     failure: Option<Reason>,
-    /// Whether the generation was ended because of it.
-    stalled: bool,
+    /// That the generation was ended because it stood still, and its place in the order of ends.
+    stalled: Option<u32>,
     /// That its program ended badly, told before its spool is sealed, and its place in the order of ends.
     fell: Option<(u32, ProgramEnd)>,
     end: Option<RankEnd>,
@@ -352,7 +352,9 @@ impl RunState {
             Some(state) if self.ending.is_none() && state.end.is_none() => {
                 let reason = Reason { class: FailureClass::Stalled, message, retry_below: None };
                 state.failure.get_or_insert(reason);
-                state.stalled = true;
+                // The others end before it does, because of it.
+                state.stalled = Some(self.arrivals);
+                self.arrivals += 1;
                 self.fail(now)
             }
             _ => Vec::new(),
@@ -490,9 +492,9 @@ impl RunState {
         let Some(state) = self.ranks.get_mut(rank as usize).filter(|state| state.end.is_none()) else {
             return false;
         };
-        let order = state.fell.map_or(arrival, |(order, _)| order);
+        let order = state.stalled.or(state.fell.map(|(order, _)| order)).unwrap_or(arrival);
         let program = state.fell.map(|(_, program)| program);
-        let asked = ending && program.is_none() && !state.stalled;
+        let asked = ending && program.is_none() && state.stalled.is_none();
         state.end = Some(RankEnd { rank, order, how, asked, program, failure: state.failure.clone() });
         self.arrivals += 1;
         true

@@ -21,4 +21,5 @@ mod mlflow;
 mod output;
 mod pod;
 mod running;
+mod stalled;
 mod webhooks;

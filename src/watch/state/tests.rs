@@ -288,3 +288,46 @@ fn the_first_reason_of_a_rank_counts() {
         Some(Reason { class: FailureClass::OutOfMemoryDevice, message: "first".into(), retry_below: None })
     );
 }
+
+#[test]
+fn who_stood_still_comes_before_those_that_were_ended_for_it() {
+    let mut state = running(2);
+    let stalled = Event::Stalled { rank: 1, message: "no step for 60 s".into() };
+    assert_eq!(state.on_event(stalled, NOW), [ask(0, Ending::AtOnce), ask(1, Ending::AtOnce)]);
+    for rank in 0..2 {
+        state.on_event(told(rank, Told::Ended { code: None, signal: Some(9) }), NOW);
+        state.on_event(exit(rank, None, Some(9), true), NOW);
+    }
+    let ends = state.ends();
+    assert!(ends[1].order < ends[0].order, "{ends:?}");
+    assert!(!ends[1].was_asked());
+    assert_eq!(ends[1].failure.as_ref().map(|reason| reason.class), Some(FailureClass::Stalled));
+}
+
+#[test]
+fn one_that_is_taken_up_is_asked_again_and_removed_again() {
+    let under_way = |ranks| RunState::under_way(ranks, Duration::from_secs(10));
+    // Nothing happened: there is nothing to do but to wait for both.
+    let mut state = under_way(2);
+    assert_eq!(state.take_up(NOW), []);
+    assert_eq!(state.running(), [0, 1]);
+    // Rank 1 fell while nobody looked.
+    let mut state = under_way(2);
+    let _ = state.on_event(exit(1, Some(7), None, false), NOW);
+    assert_eq!(state.take_up(NOW), [ask(0, Ending::AtOnce)]);
+    assert_eq!(state.running(), [0]);
+    // A signal had asked for the end, and the leader followed it.
+    let mut state = under_way(2);
+    let _ = state.on_event(Event::Signal(Signal::Interrupt), NOW);
+    let _ = state.on_event(exit(0, Some(0), None, true), NOW);
+    assert_eq!(state.take_up(NOW), [ask(1, Ending::Gracefully)]);
+    assert_eq!(state.deadline(), Some(NOW + Duration::from_secs(10)));
+    // All had ended, and one container was removed: the other's removal may have been asked for or not.
+    let mut state = under_way(2);
+    for rank in 0..2 {
+        let _ = state.on_event(exit(rank, Some(0), None, false), NOW);
+    }
+    let _ = state.on_event(Event::Removed { rank: 1 }, NOW);
+    assert_eq!(state.take_up(NOW), [Action::Remove { rank: 0 }]);
+    assert_eq!(state.running(), [0; 0]);
+}
