@@ -431,6 +431,7 @@ impl Running<'_> {
                 capped: true,
             };
             let report: Report<'_> = &mut |event, _| self.reports.hear(event);
+            let said = past.as_ref().is_some_and(|past| past.again);
             let mut ended = match past.take() {
                 Some(past) => generation.take_up(&past, journal, signals, screen, report).await?,
                 None => generation.launch(journal, signals, screen, report).await?,
@@ -453,6 +454,13 @@ impl Running<'_> {
             };
             match next {
                 Next::Again { plan: finer, because } => {
+                    if let (Outcome::Failed(diagnosis), false) = (&outcome, said) {
+                        let detail = json!({ "generation": number, "failure": failure(diagnosis), "because": because });
+                        if let Err(lost) = journal.append("again", detail) {
+                            self.incomplete.push(crate::error::chain(&lost));
+                            return Ok((outcome, Some(ended), plan));
+                        }
+                    }
                     screen.line(&because);
                     self.reports.recovered(&because);
                     plan = *finer;

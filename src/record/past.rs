@@ -31,6 +31,8 @@ pub struct Generation {
     pub logs: bool,
     /// What came of it, if the journal says so.
     pub attempt: Option<Attempt>,
+    /// Whether the journal says why another launch followed, or was to.
+    pub again: bool,
 }
 
 /// What a journal says of a launch before its first container.
@@ -99,7 +101,8 @@ impl Past {
             "generation" => {
                 let intent = read(entry, detail)?;
                 let number = number.unwrap_or_else(|| self.generations.last().map_or(1, |last| last.number + 1));
-                let generation = Generation { number, intent, facts: Vec::new(), logs: false, attempt: None };
+                let generation =
+                    Generation { number, intent, facts: Vec::new(), logs: false, attempt: None, again: false };
                 self.generations.push(generation);
                 self.went_on();
             }
@@ -113,6 +116,7 @@ impl Past {
         };
         match entry.entry.as_str() {
             "logs" => generation.logs = true,
+            "again" => generation.again = true,
             "attempt" => generation.attempt = Some(read(entry, detail)?),
             _ => {}
         }

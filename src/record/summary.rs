@@ -241,6 +241,11 @@ pub fn replay(entries: &[Entry]) -> Replayed {
                 generation.ended_ms = Some(entry.time_ms);
                 attempt(generation, detail);
             }
+            "again" => {
+                let cause = failure_of(&detail["failure"]);
+                generation.failures.retain(|seen| seen.rank != cause.rank);
+                generation.failures.insert(0, cause);
+            }
             _ => {}
         }
     }

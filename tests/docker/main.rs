@@ -9,6 +9,7 @@ mod support;
 mod again;
 mod attach;
 mod away;
+mod daemon;
 mod ending;
 mod engine;
 mod gang;
