@@ -1,11 +1,12 @@
-//! Writing `journal.jsonl`: intents before actions, facts after, one JSON object a line.
+//! Writing `journal.jsonl`: intents before actions, facts after, one JSON object a line. Space for what is to come is reserved, where the file
+//! system can do that: a disk that fills up takes a run's last words all the same.
 
 use std::fs::{File, OpenOptions};
 use std::io::{Read, Seek, Write};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use rustix::fs::{FlockOperation, flock};
+use rustix::fs::{FallocateFlags, FlockOperation, fallocate, flock};
 use serde_json::{Value, json};
 
 use super::find::JOURNAL;
@@ -16,12 +17,18 @@ const READERS: Duration = Duration::from_millis(100);
 /// How long to wait before asking for the lock again.
 const AGAIN: Duration = Duration::from_millis(5);
 
+/// Bytes reserved behind the end of the file: the last entries of a run, with room to spare.
+const RESERVE: u64 = 64 << 10;
+
 /// The journal of a run, held for as long as this value lives: how others know that its controller does.
 #[derive(Debug)]
 pub struct Journal {
     file: File,
     path: PathBuf,
     seq: u64,
+    /// Bytes of its entries, and the end of the space that is reserved for more.
+    length: u64,
+    reserved: u64,
     #[cfg(debug_assertions)]
     end: failpoint::End,
 }
@@ -48,7 +55,7 @@ impl Journal {
         let file = opened.map_err(|source| RecordError { path: path.clone(), source })?;
         // A file system without locks keeps no run from going.
         let _ = flock(&file, FlockOperation::LockExclusive);
-        Ok(Self::of(file, path, 0))
+        Ok(Self::of(file, path, 0, 0))
     }
 
     /// Goes on with the journal of a run that has lost its controller, or has ended.
@@ -75,16 +82,29 @@ impl Journal {
             file.set_len(whole as u64).map_err(failed)?;
         }
         let entries = memchr::memchr_iter(b'\n', &bytes[..whole]).count();
-        Ok(Self::of(file, path, entries as u64))
+        Ok(Self::of(file, path, entries as u64, whole as u64))
     }
 
-    fn of(file: File, path: PathBuf, seq: u64) -> Self {
-        Self {
+    fn of(file: File, path: PathBuf, seq: u64, length: u64) -> Self {
+        let mut journal = Self {
             file,
             path,
             seq,
+            length,
+            reserved: length,
             #[cfg(debug_assertions)]
             end: failpoint::End::from_environment(),
+        };
+        journal.reserve();
+        journal
+    }
+
+    /// Reserves space, unless there is enough of it. Where that fails, entries are written as far as the disk takes them.
+    fn reserve(&mut self) {
+        if self.reserved < self.length + RESERVE / 2
+            && fallocate(&self.file, FallocateFlags::KEEP_SIZE, self.length, RESERVE).is_ok()
+        {
+            self.reserved = self.length + RESERVE;
         }
     }
 
@@ -97,16 +117,24 @@ impl Journal {
         let value = json!({ "v": 1, "seq": self.seq, "time_ms": time, "entry": entry, "detail": detail });
         // One write for the whole line, so that a reader never sees half of one.
         let line = format!("{value}\n");
-        let before = self.file.metadata().map(|found| found.len());
         self.file.write_all(line.as_bytes()).map_err(|source| {
             // A full disk may have taken a part of it.
-            let _ = before.and_then(|length| self.file.set_len(length));
+            let _ = self.file.set_len(self.length);
             RecordError { path: self.path.clone(), source }
         })?;
+        self.length += line.len() as u64;
+        self.reserve();
         self.seq += 1;
         #[cfg(debug_assertions)]
         self.end.after(self.seq - 1);
         Ok(())
+    }
+}
+
+impl Drop for Journal {
+    fn drop(&mut self) {
+        // What is reserved goes back.
+        let _ = self.file.set_len(self.length);
     }
 }
 

@@ -10,6 +10,7 @@ mod again;
 mod attach;
 mod away;
 mod daemon;
+mod disk;
 mod ending;
 mod engine;
 mod gang;
