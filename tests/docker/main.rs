@@ -13,6 +13,7 @@ mod daemon;
 mod disk;
 mod ending;
 mod engine;
+mod flood;
 mod gang;
 mod gpu;
 mod hostile;
