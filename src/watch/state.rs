@@ -128,10 +128,13 @@ pub enum How {
 }
 
 impl RankEnd {
-    /// Whether the rank did what it was to do.
+    /// Whether the rank did what it was to do. A trainer that somebody else asked to end has not, however well it ended.
     #[must_use]
     pub fn is_good(&self) -> bool {
-        matches!(self.how, How::Sealed { code: Some(0), signal: None, .. })
+        match self.how {
+            How::Sealed { code: Some(0), signal: None, stopped, .. } => self.asked || !stopped,
+            _ => false,
+        }
     }
 
     /// Whether the rank ended because we asked it to. An agent that could not do its own work would have ended unasked.

@@ -8,6 +8,7 @@
 mod support;
 
 mod again;
+mod crash;
 mod fit;
 mod memory;
 mod native;

@@ -331,3 +331,14 @@ fn one_that_is_taken_up_is_asked_again_and_removed_again() {
     assert_eq!(state.take_up(NOW), [Action::Remove { rank: 0 }]);
     assert_eq!(state.running(), [0; 0]);
 }
+
+#[test]
+fn whom_nobody_here_asked_to_end_has_not_done_its_work() {
+    let mut state = running(2);
+    // `docker stop` on one, which follows it in good order.
+    assert_eq!(state.on_event(exit(0, Some(0), None, true), NOW), [ask(1, Ending::AtOnce)]);
+    let mut state = running(1);
+    state.on_event(Event::Signal(Signal::Interrupt), NOW);
+    state.on_event(exit(0, Some(0), None, true), NOW);
+    assert!(state.ends()[0].is_good());
+}
