@@ -21,6 +21,17 @@ pub struct Cli {
     /// Say more about what happens inside.
     #[arg(short, long, global = true, action = clap::ArgAction::Count)]
     pub verbose: u8,
+    /// This is a controller in the background, which says in this folder when there is a run.
+    #[arg(long, global = true, hide = true, value_name = "FOLDER")]
+    pub in_background: Option<PathBuf>,
+}
+
+/// Where the controller runs.
+#[derive(Args, Clone, Copy, Debug)]
+pub struct Background {
+    /// Return as soon as there is a run, and see it through in the background.
+    #[arg(short, long)]
+    pub detach: bool,
 }
 
 /// How progress is shown.
@@ -53,6 +64,12 @@ pub enum Command {
     Plan(Plan),
     /// Find out by trial steps what fits into the devices' memory, and plan with it.
     Autobatch(Autobatch),
+    /// List the runs of all users whose containers are on this engine.
+    Ps,
+    /// End a run, as Ctrl-C would.
+    Stop(Stop),
+    /// Remove what no controller has in hand: containers of runs whose controllers died.
+    Prune(Prune),
     /// List the runs whose records are here, newest first.
     Runs(Runs),
     /// Show what came of a run, on one screen.
@@ -78,6 +95,20 @@ pub enum Command {
     Schema,
 }
 
+impl Command {
+    /// Whether its controller is to run in the background.
+    #[must_use]
+    pub fn is_detached(&self) -> bool {
+        match self {
+            Self::Train(args) => args.background.detach,
+            Self::Attach(args) => args.background.detach,
+            Self::Resume(args) => args.background.detach,
+            Self::Reproduce(args) => args.background.detach,
+            _ => false,
+        }
+    }
+}
+
 /// A job file and what is changed in it.
 #[derive(Args, Debug)]
 pub struct JobArgs {
@@ -100,6 +131,9 @@ pub struct Train {
     /// Train only if nothing differs from the lock of the job's latest run, or from the one in this file or record.
     #[arg(long, value_name = "PATH", num_args = 0..=1, require_equals = true, conflicts_with = "smoke")]
     pub locked: Option<Option<PathBuf>>,
+    /// Where its controller runs.
+    #[command(flatten)]
+    pub background: Background,
 }
 
 /// `evenkeel attach`
@@ -110,6 +144,9 @@ pub struct Attach {
     /// Where runs are.
     #[command(flatten)]
     pub runs: RunsDir,
+    /// Where its controller runs.
+    #[command(flatten)]
+    pub background: Background,
 }
 
 /// `evenkeel resume`
@@ -123,6 +160,41 @@ pub struct Resume {
     /// Where runs are.
     #[command(flatten)]
     pub runs: RunsDir,
+    /// Where its controller runs.
+    #[command(flatten)]
+    pub background: Background,
+}
+
+/// `evenkeel stop`
+#[derive(Args, Debug)]
+pub struct Stop {
+    /// `NAME`, `NAME/ID`, an identifier or the beginning of one, or a run's directory. Default: the only live run of yours.
+    pub run: Option<String>,
+    /// Another user's run as well.
+    #[arg(long)]
+    pub force: bool,
+    /// At once: no time for trainers to save anything.
+    #[arg(long)]
+    pub now: bool,
+    /// Seconds to wait for its end.
+    #[arg(long, value_name = "SECONDS", default_value_t = 120)]
+    pub timeout: u64,
+    /// Where runs are.
+    #[command(flatten)]
+    pub runs: RunsDir,
+}
+
+/// `evenkeel prune`
+#[derive(Args, Debug)]
+pub struct Prune {
+    /// Only what is left of these: `NAME`, `NAME/ID`, an identifier or the beginning of one. Default: of all.
+    pub runs: Vec<String>,
+    /// Do not ask.
+    #[arg(short, long)]
+    pub yes: bool,
+    /// Other users' as well.
+    #[arg(long)]
+    pub force: bool,
 }
 
 /// `evenkeel reproduce`
@@ -133,6 +205,9 @@ pub struct Reproduce {
     /// What is to be another way, such as `device=cpu:2 epochs=3`.
     #[arg(value_name = "KEY=VALUE")]
     pub overrides: Vec<String>,
+    /// Where its controller runs.
+    #[command(flatten)]
+    pub background: Background,
 }
 
 /// `evenkeel compare`

@@ -10,15 +10,19 @@ mod fetch;
 mod find_run;
 mod fitting;
 pub mod image;
+mod live;
 mod locking;
 pub mod plan;
 pub mod init;
 pub mod logs;
 mod prepare;
+pub mod prune;
+pub mod ps;
 pub mod resume;
 pub mod runs;
 pub mod show;
 pub mod reproduce;
+pub mod stop;
 pub mod sync;
 pub mod train;
 pub mod weights;
@@ -35,7 +39,8 @@ use crate::settings::Settings;
 ///
 /// Whatever ended it before its outcome, with exit code and hint.
 pub fn run(cli: Cli) -> Result<ExitCode, Failure> {
-    let settings = Settings::read();
+    let settings = Settings { background: cli.in_background.clone(), ..Settings::read() };
+    crate::background::leave_terminal(&settings);
     // One thread: the controller waits for the engine and for files, and computes nothing.
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
@@ -44,6 +49,9 @@ pub fn run(cli: Cli) -> Result<ExitCode, Failure> {
     let screen = crate::output::Screen::new(cli.progress);
     let outcome = runtime.block_on(async {
         match cli.command {
+            command if command.is_detached() && settings.background.is_none() => {
+                crate::background::begin(&settings, cli.json).await
+            }
             Command::Train(args) => train::run(&args, &settings, screen, cli.json).await,
             Command::Attach(args) => attach::run(&args, &settings, screen, cli.json).await,
             Command::Resume(args) => resume::run(&args, &settings, screen, cli.json).await,
@@ -51,6 +59,9 @@ pub fn run(cli: Cli) -> Result<ExitCode, Failure> {
             Command::Compare(args) => compare::run(&args, cli.json),
             Command::Plan(args) => plan::run(&args, &settings, cli.json),
             Command::Autobatch(args) => autobatch::run(&args, &settings, screen, cli.json).await,
+            Command::Ps => ps::run(&settings, cli.json).await,
+            Command::Stop(args) => stop::run(&args, &settings, screen, cli.json).await,
+            Command::Prune(args) => prune::run(&args, &settings, cli.json).await,
             Command::Runs(args) => runs::run(&args, &settings, cli.json),
             Command::Show(args) => show::run(&args, &settings, cli.json),
             Command::Logs(args) => logs::run(args, &settings, cli.json).await,

@@ -13,7 +13,7 @@ use bollard::models::{
 use bollard::query_parameters::{
     BuildImageOptions, CreateContainerOptions, CreateImageOptions, ImportImageOptions, InspectContainerOptions,
     KillContainerOptions, ListContainersOptions, ListImagesOptions, LogsOptions, RemoveContainerOptions,
-    RemoveImageOptions, TagImageOptions, WaitContainerOptions,
+    RemoveImageOptions, StatsOptions, TagImageOptions, WaitContainerOptions,
 };
 use bytes::Bytes;
 use futures_util::{Stream, StreamExt, TryStreamExt};
@@ -137,10 +137,14 @@ pub struct ContainerStatus {
 pub struct Container {
     /// Identifier.
     pub id: String,
+    /// Name.
+    pub name: String,
     /// Its labels.
     pub labels: HashMap<String, String>,
     /// Whether it runs.
     pub running: bool,
+    /// What the engine says of it, such as `Up 5 minutes`.
+    pub status: String,
 }
 
 /// What to build.
@@ -474,6 +478,18 @@ impl Engine {
         }
     }
 
+    /// Memory of the host that a container takes now, in bytes, without what the kernel would give back.
+    pub async fn memory(&self, id: &str) -> Result<u64, DockerError> {
+        let options = StatsOptions { stream: false, one_shot: true };
+        let mut answers = std::pin::pin!(self.docker.stats(id, Some(options)));
+        let stats = answers.next().await.transpose().map_err(failed("ask for a container's memory"))?;
+        let memory = stats.and_then(|stats| stats.memory_stats).unwrap_or_default();
+        // The kernel's two kinds of cgroups call it by two names.
+        let cache =
+            memory.stats.iter().flatten().find(|(name, _)| *name == "inactive_file" || *name == "total_inactive_file");
+        Ok(memory.usage.unwrap_or_default().saturating_sub(cache.map_or(0, |(_, bytes)| *bytes)))
+    }
+
     /// All containers that carry a label (`name` or `name=value`), running or not.
     pub async fn list(&self, label: &str) -> Result<Vec<Container>, DockerError> {
         let filters = HashMap::from([("label".to_owned(), vec![label.to_owned()])]);
@@ -483,8 +499,15 @@ impl Engine {
             .into_iter()
             .map(|container| Container {
                 id: container.id.unwrap_or_default(),
+                name: container
+                    .names
+                    .into_iter()
+                    .flatten()
+                    .next()
+                    .map_or_else(String::new, |name| name.trim_start_matches('/').to_owned()),
                 labels: container.labels.unwrap_or_default(),
                 running: container.state.is_some_and(|state| state.to_string() == "running"),
+                status: container.status.unwrap_or_default(),
             })
             .collect())
     }

@@ -24,6 +24,24 @@ pub enum ExitCode {
     Terminated = 143,
 }
 
+impl ExitCode {
+    /// The one that a process of this program ended with.
+    #[must_use]
+    pub fn of(code: i32) -> Option<Self> {
+        let all = [
+            Self::Done,
+            Self::TrainingFailed,
+            Self::BadRequest,
+            Self::MachineNotReady,
+            Self::OutOfMemory,
+            Self::CorruptState,
+            Self::Interrupted,
+            Self::Terminated,
+        ];
+        all.into_iter().find(|known| *known as i32 == code)
+    }
+}
+
 /// An error that a module has classified: it knows its exit code and, where there is one, the way out.
 ///
 /// Modules have error types of their own; each converts into this one at the edge of a command.

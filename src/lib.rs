@@ -4,6 +4,8 @@
 
 pub mod cli;
 pub mod settings;
+pub mod users;
+pub mod background;
 pub mod command;
 pub mod job;
 pub mod dataset;

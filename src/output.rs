@@ -1,6 +1,7 @@
 //! What a person sees: progress and words on stderr, data on stdout.
 
 pub mod chart;
+pub mod live;
 pub mod look;
 pub mod printer;
 pub mod progress;

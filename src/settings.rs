@@ -21,6 +21,8 @@ pub struct Settings {
     pub cuda_visible_devices: Option<String>,
     /// Who calls.
     pub caller: Caller,
+    /// Where a controller in the background says that there is a run. Given on the command line, by the program itself.
+    pub background: Option<PathBuf>,
     /// Everything, for jobs that take over values by name.
     pub all: BTreeMap<String, String>,
 }
@@ -60,6 +62,7 @@ impl Settings {
             // Set and empty means: no GPU.
             cuda_visible_devices: all.get("CUDA_VISIBLE_DEVICES").cloned(),
             caller,
+            background: None,
             all,
         }
     }

@@ -11,6 +11,7 @@ use super::train::reports::Reports;
 use super::train::{self, Ready};
 use crate::cli;
 use crate::error::{ExitCode, Failure};
+use crate::event::Signal;
 use crate::output::{Screen, say};
 use crate::record::past::{Generation, Past, PastError};
 use crate::record::{Journal, OpenError, RunDir, find, holder, journal};
@@ -30,30 +31,72 @@ pub async fn run(args: &cli::Attach, settings: &Settings, mut screen: Screen, js
     if course.past.last().is_some_and(|last| last.intent.trial) {
         return end_trial(course, &name, settings).await;
     }
-    let reference = Reference::read(course.run.path())?;
     let mut signals = Signals::take().map_err(|error| Failure::new(ExitCode::MachineNotReady, error))?;
     course.journal.append("attach", json!({ "pid": std::process::id() }))?;
-    let prepare = async {
-        let Again { prepared, .. } = Again::of(&reference, &[], On::Same, settings, &screen)?;
-        let reports = Reports::prepare(prepared.resolved(), settings)?;
-        let prepared = train::found(prepared, settings, &screen)?;
-        Ok::<_, Failure>((train::get_ready(prepared, settings, &mut screen).await?, reports))
-    };
-    let (mut ready, reports) = tokio::select! {
-        prepared = prepare => prepared?,
-        signal = train::stopped(&mut signals) => {
+    match Heir::of(&course, settings, &mut signals, &mut screen).await? {
+        Ok(heir) => heir.see_through(course, settings, (signals, screen), (begin, json)).await,
+        Err(signal) => {
             say("stopped before the run was taken up: its containers are as they were");
-            return Ok(train::interrupted(signal));
+            Ok(train::interrupted(signal))
         }
-    };
-    if let Some(last) = course.past.last() {
-        check_devices(&ready, &course, last)?;
-        let ranks = last.intent.containers.len();
-        screen.line(&format!("took up {name}: launch {}, {ranks} containers", last.number));
     }
-    let mut gathered = Gathered::reopen(reference);
-    let told = (&mut signals, &mut screen, reports);
-    train::see_through(&mut ready, &mut gathered, Some(course), settings, told, (begin, json)).await
+}
+
+/// What it takes to see through a run that another controller began.
+pub(super) struct Heir {
+    reference: Reference,
+    ready: Ready,
+    reports: Reports,
+}
+
+impl Heir {
+    /// Makes it of the run's lock. The signal is what came before it was there.
+    ///
+    /// # Errors
+    ///
+    /// What the run was made from is not here any more, or not as it was.
+    pub async fn of(
+        course: &Course,
+        settings: &Settings,
+        signals: &mut Signals,
+        screen: &mut Screen,
+    ) -> Result<Result<Self, Signal>, Failure> {
+        let reference = Reference::read(course.run.path())?;
+        let prepare = async {
+            let Again { prepared, .. } = Again::of(&reference, &[], On::Same, settings, screen)?;
+            let reports = Reports::prepare(prepared.resolved(), settings)?;
+            let prepared = train::found(prepared, settings, screen)?;
+            Ok::<_, Failure>((train::get_ready(prepared, settings, screen).await?, reports))
+        };
+        let (ready, reports) = tokio::select! {
+            prepared = prepare => prepared?,
+            signal = train::stopped(signals) => return Ok(Err(signal)),
+        };
+        if let Some(last) = course.past.last() {
+            check_devices(&ready, course, last)?;
+            let ranks = last.intent.containers.len();
+            screen.line(&format!("took up {}: launch {}, {ranks} containers", name(&course.run), last.number));
+        }
+        Ok(Ok(Self { reference, ready, reports }))
+    }
+
+    /// Stays with the run until it has ended.
+    ///
+    /// # Errors
+    ///
+    /// Engine or disk failed.
+    pub async fn see_through(
+        self,
+        course: Course,
+        settings: &Settings,
+        (mut signals, mut screen): (Signals, Screen),
+        told: (Instant, bool),
+    ) -> Result<ExitCode, Failure> {
+        let Self { reference, mut ready, reports } = self;
+        let mut gathered = Gathered::reopen(reference);
+        let outside = (&mut signals, &mut screen, reports);
+        train::see_through(&mut ready, &mut gathered, Some(course), settings, outside, told).await
+    }
 }
 
 /// Takes hold of a run of the caller's own.
@@ -117,7 +160,7 @@ fn check_devices(ready: &Ready, course: &Course, last: &Generation) -> Result<()
 }
 
 /// Trial steps are quicker made anew than taken up.
-async fn end_trial(mut course: Course, name: &str, settings: &Settings) -> Result<ExitCode, Failure> {
+pub(super) async fn end_trial(mut course: Course, name: &str, settings: &Settings) -> Result<ExitCode, Failure> {
     let engine = super::connect(settings).await?;
     course.journal.append("attach", json!({ "pid": std::process::id() }))?;
     course.clear_away(&engine, name, None).await?;

@@ -269,6 +269,7 @@ async fn train(
     (signals, screen, reports): (&mut Signals, &mut Screen, &mut Reports),
     json: bool,
 ) -> Result<(Outcome, Finished), Failure> {
+    let since = Instant::now();
     let job = &ready.prepared.job().clone();
     let files = agent::files(&settings.cache)?;
     // Held until this function returns, and freed by the system should we die.
@@ -277,6 +278,7 @@ async fn train(
         Some(course) => course,
         None => Course::begin(ready, gathered, SystemTime::now())?,
     };
+    crate::background::begun(settings, &course.run);
     let first_stage = course.stage(ready);
     ready.prepared.begin_stage(first_stage);
     if let Some(where_else) = reports.begin(&course.run, &ready.prepared.plan, course.restarts()) {
@@ -328,7 +330,7 @@ async fn train(
     };
     let Running { number, mut incomplete, launched, reports, .. } = run_of;
     reports.ended(&outcome);
-    incomplete.extend(course.sweep(ready).await.err().map(|failure| failure.message()));
+    incomplete.extend(course.sweep(ready, since).await.err().map(|failure| failure.message()));
     let Course { run, mut journal, .. } = course;
     let prepared = &ready.prepared;
     // From here on what cannot be written is told beside the outcome, never in its place.

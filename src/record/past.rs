@@ -33,6 +33,15 @@ pub struct Generation {
     pub attempt: Option<Attempt>,
     /// Whether the journal says why another launch followed, or was to.
     pub again: bool,
+    /// Ranks whose containers were to be made, and nothing says whether they were: an engine may yet make them.
+    pub unsettled: Vec<u32>,
+}
+
+impl Generation {
+    /// Names of the containers that an engine may yet make.
+    pub fn unsettled(&self) -> impl Iterator<Item = &str> {
+        self.unsettled.iter().filter_map(|rank| self.intent.containers.get(*rank as usize)).map(String::as_str)
+    }
 }
 
 /// What a journal says of a launch before its first container.
@@ -101,8 +110,15 @@ impl Past {
             "generation" => {
                 let intent = read(entry, detail)?;
                 let number = number.unwrap_or_else(|| self.generations.last().map_or(1, |last| last.number + 1));
-                let generation =
-                    Generation { number, intent, facts: Vec::new(), logs: false, attempt: None, again: false };
+                let generation = Generation {
+                    number,
+                    intent,
+                    facts: Vec::new(),
+                    logs: false,
+                    attempt: None,
+                    again: false,
+                    unsettled: Vec::new(),
+                };
                 self.generations.push(generation);
                 self.went_on();
             }
@@ -117,6 +133,11 @@ impl Past {
         match entry.entry.as_str() {
             "logs" => generation.logs = true,
             "again" => generation.again = true,
+            "create" => generation.unsettled.extend(rank(detail)),
+            "created" | "engine_failed" | "removed" => {
+                let settled = rank(detail);
+                generation.unsettled.retain(|rank| Some(*rank) != settled);
+            }
             "attempt" => generation.attempt = Some(read(entry, detail)?),
             _ => {}
         }
@@ -143,6 +164,10 @@ impl Past {
     }
 }
 
+fn rank(detail: &Value) -> Option<u32> {
+    detail["rank"].as_u64().and_then(|rank| u32::try_from(rank).ok())
+}
+
 fn read<'a, T: Deserialize<'a>>(entry: &Entry, detail: &'a Value) -> Result<T, PastError> {
     T::deserialize(detail).map_err(|source| PastError { entry: entry.entry.clone(), source })
 }
@@ -150,7 +175,7 @@ fn read<'a, T: Deserialize<'a>>(entry: &Entry, detail: &'a Value) -> Result<T, P
 /// The event that an entry noted, where a state machine that is told of it again comes to the same. What the engine refused is not among
 /// them: it is asked again.
 fn fact(entry: &Entry) -> Option<Event> {
-    let rank = || entry.detail["rank"].as_u64().and_then(|rank| u32::try_from(rank).ok());
+    let rank = || rank(&entry.detail);
     let detail = &entry.detail["detail"];
     let text = |value: &Value| value.as_str().map(str::to_owned);
     match entry.entry.as_str() {

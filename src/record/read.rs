@@ -176,7 +176,11 @@ pub fn summary(found: &Found, now_ms: u64) -> Result<Summary, JournalError> {
         image: replayed.image.clone(),
         target_batch: plan["target_batch"].as_u64(),
         split: plan["split"].as_str().map(str::to_owned),
-        images_per_second: replayed.images_per_second().or_else(|| speed(&told)),
+        // Of one that goes on, what its ranks tell now.
+        images_per_second: speed(&told)
+            .filter(|_| run.state == State::Running)
+            .or_else(|| replayed.images_per_second())
+            .or_else(|| speed(&told)),
         ranks: ranks(&replayed, &plan, &told),
         logs: logs(path, &replayed, devices),
         generations: replayed.generations,

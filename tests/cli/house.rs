@@ -75,6 +75,7 @@ fn what_is_pure_knows_no_clock_no_disk_and_no_runtime() {
         "logs/since.rs",
         "logs/write.rs",
         "output/chart.rs",
+        "output/live.rs",
         "output/runs.rs",
         "output/show.rs",
         "output/words.rs",

@@ -18,6 +18,7 @@ mod gang;
 mod gpu;
 mod hostile;
 mod inside;
+mod live;
 mod lock;
 mod listener;
 mod mlflow;

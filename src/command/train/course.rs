@@ -1,6 +1,7 @@
 //! A run as it stands when a controller begins with it: a new one, or one that another controller began.
 
 use std::path::Path;
+use std::time::{Duration, Instant};
 
 use serde_json::json;
 
@@ -15,6 +16,11 @@ use crate::plan::Plan;
 use crate::record::past::{Generation, Past};
 use crate::record::{Journal, RunDir};
 use crate::watch::spool::Spools;
+
+/// After this long an engine has made whatever a dead controller asked of it.
+const LATE: Duration = Duration::from_secs(15);
+/// How long to wait before asking again what the engine has.
+const AGAIN: Duration = Duration::from_millis(200);
 
 /// A run in the hands of this controller.
 pub struct Course {
@@ -108,20 +114,36 @@ impl Course {
             Opening::TakeUp(generation) => Some(generation.number),
             Opening::Launch(_) | Opening::Stopped(..) => None,
         };
-        self.clear_away(&ready.engine, &self.name(ready), keep).await?;
+        let gone = self.clear_away(&ready.engine, &self.name(ready), keep).await?;
+        for generation in &mut self.past.generations {
+            let Generation { intent, unsettled, .. } = generation;
+            unsettled.retain(|rank| intent.containers.get(*rank as usize).is_some_and(|name| !gone.contains(name)));
+        }
         Ok(opening)
     }
 
-    /// Removes what is left once the run is over: an engine may have made a container for a controller that was dead by then.
-    pub async fn sweep(&mut self, ready: &Ready) -> Result<(), Failure> {
+    /// Removes what is left once the run is over: an engine may have made a container for a controller that was dead by then. A busy one takes
+    /// its time for that; so after a run that was over sooner, it is waited for.
+    pub async fn sweep(&mut self, ready: &Ready, since: Instant) -> Result<(), Failure> {
         if self.how == How::Begun {
             return Ok(());
         }
-        self.clear_away(&ready.engine, &self.name(ready), None).await
+        let mut awaited: Vec<String> =
+            self.past.generations.iter().flat_map(Generation::unsettled).map(str::to_owned).collect();
+        loop {
+            for gone in self.clear_away(&ready.engine, &self.name(ready), None).await? {
+                awaited.retain(|name| *name != gone);
+            }
+            if awaited.is_empty() || since.elapsed() > LATE {
+                return Ok(());
+            }
+            tokio::time::sleep(AGAIN).await;
+        }
     }
 
-    /// Removes the run's containers but those of the launch that is to be kept.
-    pub async fn clear_away(&mut self, engine: &Engine, name: &str, keep: Option<u32>) -> Result<(), Failure> {
+    /// Removes the run's containers but those of the launch that is to be kept; the names of those that are gone.
+    pub async fn clear_away(&mut self, engine: &Engine, name: &str, keep: Option<u32>) -> Result<Vec<String>, Failure> {
+        let mut gone = Vec::new();
         for container in engine.list(&format!("{}={name}", label::RUN)).await? {
             let number = |label: &str| container.labels.get(label).and_then(|text| text.parse::<u32>().ok());
             let here =
@@ -133,8 +155,9 @@ impl Course {
             engine.remove(&container.id).await?;
             let rank = number(label::RANK);
             self.journal.append("removed", json!({ "generation": generation, "rank": rank, "detail": null }))?;
+            gone.push(container.name);
         }
-        Ok(())
+        Ok(gone)
     }
 
     /// What earlier launches told, in the order in which they did.

@@ -1,0 +1,86 @@
+//! `evenkeel ps`: the runs of all users whose containers are on this engine.
+
+use serde::Serialize;
+
+use super::live::{OnEngine, rank};
+use crate::docker::Engine;
+use crate::error::{ExitCode, Failure};
+use crate::output::live::{Live, Standing, table};
+use crate::output::look::Look;
+use crate::output::{print, say};
+use crate::record::read;
+use crate::settings::Settings;
+use crate::users;
+
+/// Prints them.
+pub async fn run(settings: &Settings, json: bool) -> Result<ExitCode, Failure> {
+    let engine = super::connect(settings).await?;
+    let mut runs = Vec::new();
+    for run in OnEngine::all(&engine).await? {
+        runs.push(look_at(&engine, &run).await);
+    }
+    if json {
+        print(&serde_json::to_string(&List { version: 1, runs: &runs }).expect("plain data"))?;
+    } else if runs.is_empty() {
+        say("no run is live on this engine");
+    } else {
+        print(&table(&runs, Look::of_stdout(&settings.all)))?;
+    }
+    for orphan in
+        runs.iter().filter(|run| run.standing != Standing::Running && run.owner_uid == Some(settings.caller.uid))
+    {
+        match orphan.standing {
+            Standing::Orphaned => say(&format!(
+                "hint: nobody sees {0} through: `evenkeel attach {0}` takes it up, `evenkeel stop {0}` ends it",
+                orphan.run
+            )),
+            _ => say(&format!("hint: `evenkeel prune {}` removes what is left of it", orphan.run)),
+        }
+    }
+    Ok(ExitCode::Done)
+}
+
+/// What programs are told.
+#[derive(Serialize)]
+struct List<'a> {
+    version: u32,
+    runs: &'a [Live],
+}
+
+async fn look_at(engine: &Engine, run: &OnEngine) -> Live {
+    let standing = match (run.has_controller(), run.runs()) {
+        (true, _) => Standing::Running,
+        (false, true) => Standing::Orphaned,
+        (false, false) => Standing::Left,
+    };
+    let summary = run.record().and_then(|found| read::summary(&found, super::now_ms()).ok());
+    let mut ranks: Vec<Option<u32>> = run.containers.iter().map(rank).collect();
+    ranks.sort_unstable();
+    ranks.dedup();
+    let mut live = Live {
+        run: run.run.clone(),
+        directory: run.directory.clone(),
+        owner_uid: run.owner,
+        owner: run.owner.map(users::name),
+        standing,
+        ranks: ranks.len(),
+        devices: Vec::new(),
+        epochs_done: None,
+        epochs: None,
+        images_per_second: None,
+        memory_bytes: None,
+    };
+    if let Some(summary) = summary {
+        live.memory_bytes = summary.ranks.iter().filter_map(|rank| rank.measured_bytes).max();
+        live.devices = summary.run.devices;
+        (live.epochs_done, live.epochs) = (summary.run.epochs_done, summary.run.epochs);
+        live.images_per_second = summary.images_per_second;
+    }
+    if live.memory_bytes.is_none() {
+        // Its program tells of none, or its record is closed to us: the engine knows what its containers take of the host's.
+        for container in run.containers.iter().filter(|container| container.running) {
+            live.memory_bytes = live.memory_bytes.max(engine.memory(&container.id).await.ok());
+        }
+    }
+    live
+}
