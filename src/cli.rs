@@ -76,6 +76,8 @@ pub enum Command {
     Show(Show),
     /// Print what the ranks of a run wrote, while it goes on or afterwards.
     Logs(Logs),
+    /// Write a run as one HTML file: curves, memory, launches, sample predictions.
+    Report(Report),
     /// List the devices of this machine.
     Devices(Devices),
     /// Build, pull, save and load the images that training runs in.
@@ -273,6 +275,19 @@ pub struct Runs {
 pub struct Show {
     /// A run's directory, `NAME` (its latest run), `NAME/ID`, an identifier or the beginning of one. Default: the latest of all.
     pub run: Option<String>,
+    /// Where runs are.
+    #[command(flatten)]
+    pub runs: RunsDir,
+}
+
+/// `evenkeel report`
+#[derive(Args, Debug)]
+pub struct Report {
+    /// A run's directory, `NAME` (its latest run), `NAME/ID`, an identifier or the beginning of one. Default: the latest of all.
+    pub run: Option<String>,
+    /// File to write; `-` is stdout. Default: report.html in the run's directory.
+    #[arg(short, long, value_name = "FILE")]
+    pub output: Option<PathBuf>,
     /// Where runs are.
     #[command(flatten)]
     pub runs: RunsDir,

@@ -32,4 +32,5 @@ pub mod trajectory;
 pub mod notify;
 pub mod track;
 pub mod output;
+pub mod report;
 pub mod error;

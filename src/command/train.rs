@@ -111,6 +111,7 @@ pub(super) async fn see_through(
         wait_for(printer, signals).await;
     }
     run.untold = reports.settle(Some(&mut run.journal), stopped(signals)).await;
+    super::report::of_ended(run.run.path());
     conclude(ready, &outcome, &run, time, screen, json)?;
     // Containers that hold GPUs are no good end, whatever the trainers did.
     Ok(if run.left.is_empty() || outcome.exit() != ExitCode::Done { outcome.exit() } else { ExitCode::MachineNotReady })

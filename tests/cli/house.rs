@@ -82,6 +82,11 @@ fn what_is_pure_knows_no_clock_no_disk_and_no_runtime() {
         "record/past.rs",
         "record/summary.rs",
         "record/told.rs",
+        "report.rs",
+        "report/chart.rs",
+        "report/memory.rs",
+        "report/page.rs",
+        "report/timeline.rs",
         "inventory/select.rs",
     ] {
         let text = std::fs::read_to_string(root.join(file)).expect("text");
