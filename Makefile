@@ -12,7 +12,7 @@ TORCH_CRATES := -p tch-distributed -p evenkeel-allocator -p evenkeel-yolo -p eve
 .DEFAULT_GOAL := help
 .PHONY: help build train smoke images workbench workbench-down controller
 .PHONY: test test-lint test-host test-torch test-torch-plain test-ddp-python test-official test-docker test-training test-workbench
-.PHONY: test-gpu check-memory check-long check-trackers check-learning deny bench bench-ddp bench-native bench-plan bench-fit bench-runs bench-unlike clean
+.PHONY: test-gpu check-memory check-long check-trackers check-report check-learning deny bench bench-ddp bench-native bench-plan bench-fit bench-runs bench-unlike clean
 
 help: ## This list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-16s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -116,12 +116,15 @@ check-long: ## What takes long, whole: make test runs samples of it
 	EVENKEEL_TEST_LONG=1 $(CARGO) test --release --locked --test plan
 	EVENKEEL_TEST_LONG=1 $(MAKE) test-torch-plain check-memory test-docker test-training test-workbench
 	$(CARGO) test --locked --test image -- --ignored --nocapture
-	$(MAKE) check-trackers
+	$(MAKE) check-trackers check-report
 	$(MAKE) bench bench-ddp bench-native bench-plan bench-fit bench-runs bench-unlike check-learning deny
 
 check-trackers: build ## What TensorBoard and MLflow themselves read of a run, with a server that is away for a minute; needs Python 3
 	$(EVENKEEL) image build worker > /dev/null
 	tests/trackers.sh $(EVENKEEL)
+
+check-report: build ## Reports of real runs in a real browser: nothing amiss on the console, no request, readable on a phone
+	tests/report.sh $(EVENKEEL) target/report
 
 check-learning: ## Whether the native trainer learns as well as the official one: two sets, three seeds each, half an hour
 	OUTPUT=$(CURDIR)/target/bench DOCKER_ARGS="--env EVENKEEL_LEARN_EPOCHS --env EVENKEEL_LEARN_IMAGES" && \

@@ -236,6 +236,11 @@ pub fn replay(entries: &[Entry]) -> Replayed {
             "logs" => {
                 generation.ended_ms = Some(entry.time_ms);
                 generation.logs = array(&detail["ranks"]).iter().map(log_of).collect();
+                // How a container of a rank that sealed its log ended says nothing: the engine may have removed it by force.
+                let sealed = |rank: Option<u64>| {
+                    array(&detail["ranks"]).iter().any(|log| log["sealed"] == true && log["rank"].as_u64() == rank)
+                };
+                generation.failures.retain(|failure| failure.class.is_some() || !sealed(failure.rank));
             }
             "attempt" => {
                 generation.ended_ms = Some(entry.time_ms);

@@ -9,7 +9,7 @@ use super::page::escaped;
 const WIDTH: f64 = 360.0;
 const HEIGHT: f64 = 200.0;
 /// Room for the numbers beside and below.
-const LEFT: f64 = 46.0;
+const LEFT: f64 = 50.0;
 const BOTTOM: f64 = 22.0;
 const TOP: f64 = 6.0;
 const RIGHT: f64 = 8.0;
@@ -139,7 +139,8 @@ fn range(values: impl Iterator<Item = f64> + Clone) -> Option<(f64, f64)> {
 
 /// Round numbers around these, and the least and the greatest of them.
 fn nice(least: f64, most: f64) -> (Vec<f64>, f64, f64) {
-    let spread = if most > least { most - least } else { most.abs().max(1e-9) };
+    // One value alone has room of its own size.
+    let spread = if most > least { most - least } else { Some(most.abs()).filter(|size| *size > 0.0).unwrap_or(1.0) };
     let rough = spread / 4.0;
     let power = 10_f64.powf(rough.log10().floor());
     let step = [1.0, 2.0, 2.5, 5.0, 10.0].into_iter().map(|part| part * power).find(|step| *step >= rough);

@@ -64,7 +64,7 @@ pub fn section(summary: &Summary) -> String {
     }
     let height = ranks.len() as f64 * ROW + 4.0;
     format!(
-        "<section><h2>Memory</h2><div class=\"charts\"><figure><figcaption><b>The most that each rank took</b>the bar is what was seen, \
+        "<section><h2>Memory</h2><div class=\"charts\"><figure style=\"max-width:27rem\"><figcaption><b>The most that each rank took</b>the bar is what was seen, \
          the line what was predicted</figcaption><svg viewBox=\"0 0 {WIDTH} {height:.0}\" role=\"img\" aria-label=\"Memory of each rank\">{drawing}</svg></figure></div></section>\n"
     )
 }

@@ -71,7 +71,7 @@ figcaption b{display:block;color:var(--ink);font-size:.9375rem}
 .key svg{width:1.6rem;height:.6rem;margin-right:.3rem;vertical-align:middle}
 svg{display:block;width:100%;height:auto;overflow:visible}
 .key svg{display:inline-block}
-svg text{font-size:12px;fill:var(--soft)}
+svg text{font-size:13.5px;fill:var(--soft)}
 svg .strong{fill:var(--ink)}
 .grid{stroke:var(--line);stroke-width:1}
 .s{fill:none;stroke-width:2;stroke-linejoin:round}

@@ -26,10 +26,11 @@ pub fn section(summary: &Summary, zone: &TimeZone) -> String {
     for (at, launch) in launches.iter().enumerate() {
         let top = at as f64 * ROW;
         let end = launch.ended_ms.unwrap_or(last);
-        let class = match (launch.failures.is_empty(), &launch.signal) {
-            (_, Some(_)) => "stop",
-            (false, None) => "fell",
-            (true, None) => "ran",
+        let fell = !launch.failures.is_empty() || (at + 1 == launches.len() && summary.failure.is_some());
+        let class = match &launch.signal {
+            Some(_) => "stop",
+            None if fell => "fell",
+            None => "ran",
         };
         let (from, to) = (across(launch.begun_ms), across(end));
         let _ = write!(
@@ -60,7 +61,7 @@ pub fn section(summary: &Summary, zone: &TimeZone) -> String {
     }
     let height = launches.len() as f64 * ROW + 4.0;
     format!(
-        "<section><h2>Launches</h2><svg viewBox=\"0 0 {WIDTH} {height:.0}\" role=\"img\" aria-label=\"Launches over {}\" style=\"max-width:44rem\">{drawing}</svg><ol>{list}</ol></section>\n",
+        "<section><h2>Launches</h2><svg viewBox=\"0 0 {WIDTH} {height:.0}\" role=\"img\" aria-label=\"Launches over {}\" style=\"max-width:30rem\">{drawing}</svg><ol>{list}</ol></section>\n",
         human_seconds(span / 1e3)
     )
 }

@@ -13,4 +13,5 @@ mod house;
 mod logs;
 mod mistakes;
 mod planning;
+mod report;
 mod runs;
