@@ -130,6 +130,23 @@ pub struct ContainerStatus {
     pub exit_code: i64,
     /// Whether the kernel killed something in it for memory.
     pub oom_killed: bool,
+    /// Its first process, as the engine numbers processes; 0 where none runs.
+    pub pid: i64,
+    /// Its identifier.
+    pub id: String,
+}
+
+/// What a container takes of its host, as the engine tells it.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct ContainerStats {
+    /// Processor time since its start, in nanoseconds.
+    pub cpu_nanos: u64,
+    /// Memory in bytes, without what the kernel would give back at once.
+    pub memory: u64,
+    /// The most memory so far in bytes; the second version of control groups has none.
+    pub peak: Option<u64>,
+    /// Its limit in bytes.
+    pub limit: Option<u64>,
 }
 
 /// A container as a list shows it.
@@ -449,8 +466,11 @@ impl Engine {
     /// How a container stands.
     pub async fn inspect(&self, id: &str) -> Result<ContainerStatus, DockerError> {
         let inspected = self.docker.inspect_container(id, None::<InspectContainerOptions>).await;
-        let state = inspected.map_err(failed("inspect a container"))?.state.unwrap_or_default();
+        let inspected = inspected.map_err(failed("inspect a container"))?;
+        let state = inspected.state.unwrap_or_default();
         Ok(ContainerStatus {
+            pid: state.pid.unwrap_or_default(),
+            id: inspected.id.unwrap_or_default(),
             running: state.running.unwrap_or(false),
             exit_code: state.exit_code.unwrap_or(-1),
             oom_killed: state.oom_killed.unwrap_or(false),
@@ -478,16 +498,22 @@ impl Engine {
         }
     }
 
-    /// Memory of the host that a container takes now, in bytes, without what the kernel would give back.
-    pub async fn memory(&self, id: &str) -> Result<u64, DockerError> {
+    /// What a container takes of the host now.
+    pub async fn stats(&self, id: &str) -> Result<ContainerStats, DockerError> {
         let options = StatsOptions { stream: false, one_shot: true };
         let mut answers = std::pin::pin!(self.docker.stats(id, Some(options)));
-        let stats = answers.next().await.transpose().map_err(failed("ask for a container's memory"))?;
-        let memory = stats.and_then(|stats| stats.memory_stats).unwrap_or_default();
-        // The kernel's two kinds of cgroups call it by two names.
-        let cache =
-            memory.stats.iter().flatten().find(|(name, _)| *name == "inactive_file" || *name == "total_inactive_file");
-        Ok(memory.usage.unwrap_or_default().saturating_sub(cache.map_or(0, |(_, bytes)| *bytes)))
+        let stats = answers.next().await.transpose().map_err(failed("ask what a container takes"))?.unwrap_or_default();
+        let memory = stats.memory_stats.unwrap_or_default();
+        // The kernel's two kinds of control groups call it by two names.
+        let cached = |(name, _): &(&String, &u64)| *name == "inactive_file" || *name == "total_inactive_file";
+        let cache = memory.stats.iter().flatten().find(cached).map_or(0, |(_, bytes)| *bytes);
+        let cpu = stats.cpu_stats.and_then(|cpu| cpu.cpu_usage).and_then(|usage| usage.total_usage);
+        Ok(ContainerStats {
+            cpu_nanos: cpu.unwrap_or_default(),
+            memory: memory.usage.unwrap_or_default().saturating_sub(cache),
+            peak: memory.max_usage,
+            limit: memory.limit,
+        })
     }
 
     /// All containers that carry a label (`name` or `name=value`), running or not.

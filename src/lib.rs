@@ -21,6 +21,7 @@ pub mod docker;
 pub mod image;
 pub mod event;
 pub mod watch;
+pub mod sample;
 pub mod signal;
 pub mod failure;
 pub mod recovery;

@@ -8,6 +8,7 @@ pub mod read;
 pub mod stamps;
 pub mod summary;
 pub mod told;
+pub mod usage;
 mod write;
 
 use std::fs::File;

@@ -121,7 +121,16 @@ fn best(epoch: &crate::record::told::Epoch) -> Option<String> {
     Some(format!("{:.3} in epoch {}", epoch.map50?, epoch.epoch))
 }
 
-/// Loss, mAP, learning rate and speed.
+const MIB: f64 = (1 << 20) as f64;
+
+/// Values by seconds since the first.
+fn over_time(name: &str, points: &[(u64, f64)], unit: f64) -> Series {
+    let first = points.first().map_or(0, |(ms, _)| *ms);
+    let seconds = |ms: u64| ms.saturating_sub(first) as f64 / 1e3;
+    Series::new(name, points.iter().map(|(ms, value)| (seconds(*ms).round(), value / unit)).collect())
+}
+
+/// Loss, mAP, learning rate and speed, and what the machine did meanwhile.
 fn course(it: &Material) -> String {
     let column = |name: &str| it.table.iter().find(|(column, _)| column == name).map(|(_, points)| points.clone());
     let of = |prefix: &str, ends: &str| -> Vec<Series> {
@@ -157,6 +166,28 @@ fn course(it: &Material) -> String {
             title: "Images a second, all ranks",
             x: "step",
             series: vec![Series::new("images a second", it.speed.clone())],
+        },
+        Chart {
+            title: "Utilisation of the GPUs, percent",
+            x: "second",
+            series: it
+                .summary
+                .usage
+                .devices
+                .iter()
+                .map(|gpu| over_time(&format!("gpu {}", gpu.device), &gpu.utilization, 1.0))
+                .collect(),
+        },
+        Chart {
+            title: "Memory of the host, MiB",
+            x: "second",
+            series: it
+                .summary
+                .usage
+                .ranks
+                .iter()
+                .map(|rank| over_time(&format!("rank {}", rank.rank), &rank.memory, MIB))
+                .collect(),
         },
     ];
     let drawn: String = charts.into_iter().filter_map(|chart| chart.figure()).collect();

@@ -5,6 +5,7 @@
 use std::ffi::OsStr;
 use std::path::Path;
 
+use nvml_wrapper::enum_wrappers::device::TemperatureSensor;
 use nvml_wrapper::enums::device::UsedGpuMemory;
 use nvml_wrapper::error::NvmlError;
 use nvml_wrapper::struct_wrappers::device::ProcessInfo;
@@ -36,6 +37,55 @@ pub fn inventory(library: Option<&Path>) -> Inventory {
     };
     let gpus = (0..count).map(|index| read_card(&nvml, index)).collect();
     Inventory { version: VERSION, host, gpus, note: None }
+}
+
+/// What cards do, for whoever looks again and again.
+#[derive(Debug)]
+pub struct Loads(Nvml);
+
+/// What a card, or an instance of one, does at a moment. What cannot be read is absent.
+#[derive(Clone, Debug, Default)]
+pub struct Load {
+    /// Memory in use, and all that there is, in bytes.
+    pub memory: Option<(u64, u64)>,
+    /// Part of the last moments in which it computed, in percent.
+    pub utilization: Option<u32>,
+    /// Degrees Celsius.
+    pub temperature: Option<u32>,
+    /// Watts.
+    pub power: Option<f64>,
+    /// What keeps its clocks low, by NVML's names.
+    pub throttling: Option<Vec<String>>,
+    /// Who computes on it.
+    pub processes: Option<Vec<Process>>,
+}
+
+impl Loads {
+    /// Opens NVML.
+    ///
+    /// # Errors
+    ///
+    /// It is not there, or cannot be used; why.
+    pub fn open(library: Option<&Path>) -> Result<Self, String> {
+        open(library).map(Self)
+    }
+
+    /// What the card or instance of this UUID does; nothing where it cannot be asked.
+    #[must_use]
+    pub fn of(&self, uuid: &str) -> Option<Load> {
+        let Self(nvml) = self;
+        let device = nvml.device_by_uuid(uuid).ok()?;
+        let processes = device.running_compute_processes().ok();
+        let throttling = device.current_throttle_reasons().ok();
+        Some(Load {
+            memory: device.memory_info().ok().map(|memory| (memory.total.saturating_sub(memory.free), memory.total)),
+            utilization: device.utilization_rates().ok().map(|rates| rates.gpu),
+            temperature: device.temperature(TemperatureSensor::Gpu).ok(),
+            power: device.power_usage().ok().map(|milliwatts| f64::from(milliwatts) / 1e3),
+            throttling: throttling.map(|reasons| reasons.iter_names().map(|(name, _)| name.to_owned()).collect()),
+            processes: processes.map(|list| list.iter().map(|info| read_process(nvml, info)).collect()),
+        })
+    }
 }
 
 fn open(library: Option<&Path>) -> Result<Nvml, String> {

@@ -1,5 +1,7 @@
 //! A run's summary as a person reads it: one screen, with small charts. Pure.
 
+mod usage;
+
 use jiff::tz::TimeZone;
 
 use super::chart::{beside, chart};
@@ -32,6 +34,7 @@ pub fn summary(it: &Summary, look: Look, zone: &TimeZone) -> String {
     part(charts(&it.course, look));
     part(generations(it, look, zone));
     part(ranks(it));
+    part(usage::lines(&it.usage, look));
     lines.join("\n")
 }
 

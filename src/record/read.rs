@@ -11,6 +11,7 @@ use super::find::Found;
 use super::journal::{self, JournalError};
 use super::summary::{Attempt, End, Failure, Generation, Log, Replayed, State, replay};
 use super::told::{self, Epoch, Told};
+use super::usage::{self, Usage};
 use super::{last_bytes, live};
 
 /// Bytes of a rank's events that are looked at for where it stands.
@@ -72,6 +73,8 @@ pub struct Summary {
     pub ranks: Vec<Attempt>,
     /// What the log of each rank holds.
     pub logs: Vec<Log>,
+    /// What its ranks and devices took over time.
+    pub usage: Usage,
     /// The epochs that are over.
     pub course: Vec<Epoch>,
     /// The one with the highest mAP.
@@ -184,11 +187,17 @@ pub fn summary(found: &Found, now_ms: u64) -> Result<Summary, JournalError> {
         ranks: ranks(&replayed, &plan, &told),
         logs: logs(path, &replayed, devices),
         generations: replayed.generations,
+        usage: read_usage(path),
         course,
         best,
         weights: weights.into_iter().map(PathBuf::from).find(|name| path.join(name).is_file()),
         run,
     })
+}
+
+fn read_usage(run: &Path) -> Usage {
+    let text = |name: &str| std::fs::read_to_string(run.join(name)).unwrap_or_default();
+    usage::usage(&text(usage::RANKS.0), &text(usage::DEVICES.0))
 }
 
 /// The job as it was understood, where it is there.

@@ -58,6 +58,7 @@ fn material() -> Material {
         images_per_second: Some(200.0),
         generations: vec![launch(1, vec![failure]), launch(2, Vec::new())],
         ranks: vec![attempt(0, 1 << 30), attempt(1, 4 << 30)],
+        usage: Default::default(),
         logs: vec![Log { rank: 1, lines: Some(1234), bytes: Some(9), dropped: 7, complete: Some(false) }],
         course: Vec::new(),
         best: Some(Epoch { epoch: 2, loss: None, map50: Some(0.5) }),

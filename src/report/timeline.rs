@@ -57,7 +57,12 @@ pub fn section(summary: &Summary, zone: &TimeZone) -> String {
                 top + 25.0
             );
         }
-        let _ = write!(list, "<li value=\"{}\">{}</li>", launch.number, describe(launch, zone));
+        let _ = write!(
+            list,
+            "<li value=\"{}\">{}</li>",
+            launch.number,
+            describe(launch, summary.trainer.as_deref() != Some("command"), zone)
+        );
     }
     let height = launches.len() as f64 * ROW + 4.0;
     format!(
@@ -66,12 +71,13 @@ pub fn section(summary: &Summary, zone: &TimeZone) -> String {
     )
 }
 
-fn describe(launch: &Generation, zone: &TimeZone) -> String {
+/// A program of the user's own has no image size that we knew of.
+fn describe(launch: &Generation, sized: bool, zone: &TimeZone) -> String {
     let mut parts = vec![time_of_day(launch.begun_ms, zone)];
     if let Some(ended) = launch.ended_ms {
         parts.push(human_seconds(ended.saturating_sub(launch.begun_ms) as f64 / 1e3));
     }
-    parts.extend(launch.imgsz.map(|side| format!("{side} px")));
+    parts.extend(launch.imgsz.filter(|_| sized).map(|side| format!("{side} px")));
     let mut batches: Vec<String> = launch.ranks.iter().map(|rank| micro_batches(&rank.micro_batches)).collect();
     batches.dedup();
     batches.retain(|batch| !batch.is_empty());

@@ -82,6 +82,8 @@ fn what_is_pure_knows_no_clock_no_disk_and_no_runtime() {
         "record/past.rs",
         "record/summary.rs",
         "record/told.rs",
+        "record/usage.rs",
+        "output/show/usage.rs",
         "report.rs",
         "report/chart.rs",
         "report/memory.rs",

@@ -53,7 +53,8 @@ fn machine(place: &Place, busy: &[usize]) -> PathBuf {
         json!({
             "uuid": uuid, "name": "NVIDIA RTX A5000", "memory": { "total": 25_769_803_776_u64, "free": 25_455_230_976_u64 },
             "compute_capability": [8, 6], "mig_mode": { "error": 3 }, "compute_processes": programs,
-            "graphics_processes": [], "display_active": false,
+            "graphics_processes": [], "display_active": false, "utilization": 97, "temperature": 65, "power_milliwatts": 230_400,
+            "throttling": 4,
         })
     };
     let devices: Vec<Value> = CARDS.iter().enumerate().map(card).collect();
@@ -207,6 +208,7 @@ fn containers_get_the_gpus_of_the_job() {
     the_order_asked_for_is_the_order_of_ranks(&engine);
     busy_cards_are_left_out(&engine);
     locked_cards_are_left_out(&engine);
+    cards_are_looked_at_once_a_second(&engine);
     assert_eq!(engine.says(&["ps", "-aq"]), "", "containers were left behind");
 }
 
@@ -307,6 +309,35 @@ fn locked_cards_are_left_out(engine: &Private) {
     let again = Place::new();
     job(&again, "true", "gpus: 4\n");
     with_locks(&again, &locks).with_code(0);
+}
+
+fn cards_are_looked_at_once_a_second(engine: &Private) {
+    let place = Place::new();
+    job(&place, "until [ -e /place/enough ]; do sleep 0.05; done", "gpus: 2\nvolumes: [.:/place]\n");
+    let run = Running::start(engine.train(&place, &[]));
+    until("rows of three seconds", || {
+        let table =
+            place.has_record().then(|| std::fs::read_to_string(place.record().join("devices.csv")).ok()).flatten()?;
+        (table.lines().filter(|line| line.contains(CARDS[1])).count() >= 3).then_some(())
+    });
+    place.write("enough", "");
+    run.end().with_code(0);
+    let table = place.recorded("devices.csv");
+    let mut lines = table.lines();
+    assert_eq!(
+        lines.next(),
+        Some(
+            "time_ms,generation,device,memory_used_bytes,memory_total_bytes,utilization_percent,temperature_c,power_w,throttling,processes"
+        )
+    );
+    for line in lines {
+        let (_, rest) = line.split_once(',').expect("a time");
+        let (device, rest) = rest.strip_prefix("1,").and_then(|rest| rest.split_once(',')).expect("the launch");
+        assert!(CARDS[..2].contains(&device), "{line}");
+        assert_eq!(rest, "314572800,25769803776,97,65,230.4,SW_POWER_CAP,", "{line}");
+    }
+    let shown = place.run(&["show"]).with_code(0).stdout;
+    assert!(shown.contains("300 MiB of 24.0 GiB") && shown.contains("SW_POWER_CAP"), "{shown}");
 }
 
 #[test]

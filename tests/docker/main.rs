@@ -21,6 +21,7 @@ mod inside;
 mod live;
 mod lock;
 mod listener;
+mod metrics;
 mod mlflow;
 mod output;
 mod pod;

@@ -18,6 +18,7 @@ use crate::output::{self, Screen};
 use crate::plan::Plan;
 use crate::record::past::{self, Intent};
 use crate::record::{self, Journal, RunDir};
+use crate::sample::{self, Sampler};
 use crate::settings::Settings;
 use crate::signal::Signals;
 use crate::watch::state::{How, RankEnd, RunState};
@@ -160,6 +161,14 @@ impl Generation<'_> {
             control: self.run.control(),
             grace: prepared.job().stop_grace_period,
         };
+        let gpus = self.plan.ranks.iter().zip(prepared.rank_devices());
+        let subjects = sample::Subjects {
+            generation: self.number,
+            containers: intent.containers.clone(),
+            gpus: gpus.filter_map(|(rank, device)| Some((rank.device.to_string(), device.gpu?))).collect(),
+            nvml: self.settings.nvml.clone(),
+        };
+        let sampler = Sampler::begin(&self.ready.engine, self.run.path(), subjects);
         let mut heard = Heard::default();
         let mut limit_kept = false;
         let Watched { state, trouble } = watch::watch(&watched, journal, signals, &mut |event, when| {
@@ -172,6 +181,7 @@ impl Generation<'_> {
             report(event, when);
         })
         .await?;
+        drop(sampler);
         let ends = state.ends();
         let ran = |rank| ends.iter().any(|end| end.rank == rank && !matches!(end.how, How::NotStarted { .. }));
         let logs = heard.verify(self.run, &intent.begins, ran);

@@ -44,6 +44,7 @@ fn run() -> Summary {
         ..first.clone()
     };
     Summary {
+        usage: crate::record::usage::Usage::default(),
         run: Glance {
             id: "20261124-034501".into(),
             name: "shapes".into(),

@@ -22,7 +22,8 @@
 //!       "mig_devices": [null, {"uuid": "MIG-…"}],
 //!       "compute_processes": [{"pid": 5000001, "used": 1073741824}, {"pid": 5000002}],
 //!       "graphics_processes": [],
-//!       "display_active": true
+//!       "display_active": true,
+//!       "utilization": 97, "temperature": 65, "power_milliwatts": 230000, "throttling": 4
 //!     }
 //!   ]
 //! }
@@ -440,4 +441,82 @@ pub unsafe extern "C" fn nvmlDeviceGetDisplayActive(handle: Handle, active: *mut
     let told = device(handle).and_then(|device| field(device, "display_active")?.as_bool().ok_or(UNKNOWN));
     // SAFETY: the caller promises what `store` needs.
     code(told.and_then(|told| unsafe { store(active, c_uint::from(told)) }))
+}
+
+/// A card, or an instance of one, by its UUID.
+///
+/// # Safety
+///
+/// As NVML demands: `uuid` is a text with its end mark, `found` takes a handle.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn nvmlDeviceGetHandleByUUID(uuid: *const c_char, found: *mut Handle) -> Code {
+    let look = || {
+        if uuid.is_null() {
+            return Err(INVALID_ARGUMENT);
+        }
+        // SAFETY: not null, and a text with its end mark, as the caller promises.
+        let wanted = unsafe { std::ffi::CStr::from_ptr(uuid) }.to_str().map_err(|_| INVALID_ARGUMENT)?;
+        let all = array(document()?, "devices")?.iter();
+        let mut all =
+            all.flat_map(|card| std::iter::once(card).chain(array(card, "mig_devices").into_iter().flatten()));
+        let device = all.find(|device| text(device, "uuid") == Ok(wanted)).ok_or(NOT_FOUND)?;
+        // SAFETY: the caller promises what `store` needs.
+        unsafe { store(found, std::ptr::from_ref(device)) }
+    };
+    code(look())
+}
+
+/// `nvmlUtilization_t`.
+#[repr(C)]
+pub struct Utilization {
+    gpu: c_uint,
+    memory: c_uint,
+}
+
+/// `utilization`.
+///
+/// # Safety
+///
+/// As NVML demands: `handle` is one of this library's, `rates` takes what it is called.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn nvmlDeviceGetUtilizationRates(handle: Handle, rates: *mut Utilization) -> Code {
+    let told = device(handle).and_then(|device| integer(field(device, "utilization")?));
+    // SAFETY: the caller promises what `store` needs.
+    code(told.and_then(|gpu| unsafe { store(rates, Utilization { gpu, memory: 0 }) }))
+}
+
+/// `temperature`, whatever the sensor.
+///
+/// # Safety
+///
+/// As NVML demands: `handle` is one of this library's, `temperature` takes an integer.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn nvmlDeviceGetTemperature(handle: Handle, _sensor: c_uint, temperature: *mut c_uint) -> Code {
+    let told = device(handle).and_then(|device| integer(field(device, "temperature")?));
+    // SAFETY: the caller promises what `store` needs.
+    code(told.and_then(|told| unsafe { store(temperature, told) }))
+}
+
+/// `power_milliwatts`.
+///
+/// # Safety
+///
+/// As NVML demands: `handle` is one of this library's, `power` takes an integer.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn nvmlDeviceGetPowerUsage(handle: Handle, power: *mut c_uint) -> Code {
+    let told = device(handle).and_then(|device| integer(field(device, "power_milliwatts")?));
+    // SAFETY: the caller promises what `store` needs.
+    code(told.and_then(|told| unsafe { store(power, told) }))
+}
+
+/// `throttling`, the bits of NVML's reasons.
+///
+/// # Safety
+///
+/// As NVML demands: `handle` is one of this library's, `reasons` takes an integer.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn nvmlDeviceGetCurrentClocksThrottleReasons(handle: Handle, reasons: *mut c_ulonglong) -> Code {
+    let told = device(handle).and_then(|device| integer(field(device, "throttling")?));
+    // SAFETY: the caller promises what `store` needs.
+    code(told.and_then(|told| unsafe { store(reasons, told) }))
 }
