@@ -123,8 +123,9 @@ check-trackers: build ## What TensorBoard and MLflow themselves read of a run, w
 	$(EVENKEEL) image build worker > /dev/null
 	tests/trackers.sh $(EVENKEEL)
 
-check-report: build ## Reports of real runs in a real browser: nothing amiss on the console, no request, readable on a phone
-	tests/report.sh $(EVENKEEL) target/report
+check-report: ## Reports in a real browser, in a container without a network; pictures of them in target/report
+	$(CARGO) build --locked
+	tests/report.sh target/debug/evenkeel $(RUN)
 
 check-learning: ## Whether the native trainer learns as well as the official one: two sets, three seeds each, half an hour
 	OUTPUT=$(CURDIR)/target/bench DOCKER_ARGS="--env EVENKEEL_LEARN_EPOCHS --env EVENKEEL_LEARN_IMAGES" && \

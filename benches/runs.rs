@@ -15,6 +15,7 @@ mod common;
 use std::time::Instant;
 
 use common::{keep, median};
+use evenkeel::record::usage::{DEVICE_COLUMNS, DEVICES, RANK_COLUMNS, RANKS};
 use record::{BEGUN, Made};
 use serde_json::{Value, json};
 use support::Place;
@@ -80,4 +81,26 @@ fn make(place: &Place, number: u64) {
     } else {
         run.done();
     }
+    // A gibibyte of tables would measure the disk: those that are shown have them.
+    if number == RUNS / 2 || number == RUNS - 1 {
+        sampled(&mut run);
+    }
+}
+
+/// What two ranks and two GPUs were seen to use in an hour.
+fn sampled(run: &mut Made) {
+    let (mut ranks, mut devices) = (format!("{RANK_COLUMNS}\n"), format!("{DEVICE_COLUMNS}\n"));
+    for second in 0..3600_u64 {
+        let time = BEGUN + 1000 * second;
+        for rank in 0..2 {
+            let (cpu, memory) = (90 + second % 20, 2_000_000_000 + 100_000 * second);
+            ranks += &format!("{time},1,{rank},{cpu}.5,{memory},{},\n", memory + 5);
+            devices += &format!(
+                "{time},1,GPU-{rank}f000000-1c2d-4e5f-8a9b-0123456789ab,{memory},25769803776,{},71,212.5,sw_power_cap,\
+                 4242:python:{memory}:rank-{rank};4343:other:1000:foreign\n",
+                second % 100
+            );
+        }
+    }
+    run.append(RANKS, ranks.as_bytes()).append(DEVICES, devices.as_bytes());
 }

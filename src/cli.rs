@@ -74,10 +74,10 @@ pub enum Command {
     Runs(Runs),
     /// Show what came of a run, on one screen.
     Show(Show),
+    /// Write a run's report: one HTML file that needs nothing beside it.
+    Report(Report),
     /// Print what the ranks of a run wrote, while it goes on or afterwards.
     Logs(Logs),
-    /// Write a run as one HTML file: curves, memory, launches, sample predictions.
-    Report(Report),
     /// List the devices of this machine.
     Devices(Devices),
     /// Build, pull, save and load the images that training runs in.
@@ -285,7 +285,7 @@ pub struct Show {
 pub struct Report {
     /// A run's directory, `NAME` (its latest run), `NAME/ID`, an identifier or the beginning of one. Default: the latest of all.
     pub run: Option<String>,
-    /// File to write; `-` is stdout. Default: report.html in the run's directory.
+    /// File to write; `-` prints. Default: `report.html` in the run's directory.
     #[arg(short, long, value_name = "FILE")]
     pub output: Option<PathBuf>,
     /// Where runs are.

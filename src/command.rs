@@ -18,10 +18,10 @@ pub mod logs;
 mod prepare;
 pub mod prune;
 pub mod ps;
+pub mod report;
 pub mod resume;
 pub mod runs;
 pub mod show;
-pub mod report;
 pub mod reproduce;
 pub mod stop;
 pub mod sync;
@@ -65,8 +65,8 @@ pub fn run(cli: Cli) -> Result<ExitCode, Failure> {
             Command::Prune(args) => prune::run(&args, &settings, cli.json).await,
             Command::Runs(args) => runs::run(&args, &settings, cli.json),
             Command::Show(args) => show::run(&args, &settings, cli.json),
-            Command::Logs(args) => logs::run(args, &settings, cli.json).await,
             Command::Report(args) => report::run(&args, cli.json),
+            Command::Logs(args) => logs::run(args, &settings, cli.json).await,
             Command::Devices(_) => devices::run(&settings, cli.json),
             Command::Image(command) => image::run(&command, &settings, screen, cli.json).await,
             Command::Dataset(command) => dataset::run(&command, cli.json),

@@ -124,29 +124,29 @@ pub struct Image {
 /// How a container stands.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ContainerStatus {
+    /// Identifier.
+    pub id: String,
+    /// Its first process, by its number on the engine's machine, while it runs.
+    pub pid: Option<u32>,
     /// Whether its process runs.
     pub running: bool,
     /// Exit code of the last end.
     pub exit_code: i64,
     /// Whether the kernel killed something in it for memory.
     pub oom_killed: bool,
-    /// Its first process, as the engine numbers processes; 0 where none runs.
-    pub pid: i64,
-    /// Its identifier.
-    pub id: String,
 }
 
-/// What a container takes of its host, as the engine tells it.
+/// What a container uses. What is not told is absent.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct ContainerStats {
-    /// Processor time since its start, in nanoseconds.
-    pub cpu_nanos: u64,
-    /// Memory in bytes, without what the kernel would give back at once.
-    pub memory: u64,
-    /// The most memory so far in bytes; the second version of control groups has none.
-    pub peak: Option<u64>,
-    /// Its limit in bytes.
-    pub limit: Option<u64>,
+pub struct ContainerUsage {
+    /// Time that processors have worked for it, nanoseconds.
+    pub cpu_ns: Option<u64>,
+    /// Memory in use, bytes, without cached files that nobody has used for long.
+    pub memory_bytes: Option<u64>,
+    /// The most that it ever had, bytes, with cached files.
+    pub memory_peak_bytes: Option<u64>,
+    /// The most that it may have, bytes.
+    pub memory_limit_bytes: Option<u64>,
 }
 
 /// A container as a list shows it.
@@ -466,15 +466,37 @@ impl Engine {
     /// How a container stands.
     pub async fn inspect(&self, id: &str) -> Result<ContainerStatus, DockerError> {
         let inspected = self.docker.inspect_container(id, None::<InspectContainerOptions>).await;
-        let inspected = inspected.map_err(failed("inspect a container"))?;
-        let state = inspected.state.unwrap_or_default();
+        let found = inspected.map_err(failed("inspect a container"))?;
+        let state = found.state.unwrap_or_default();
         Ok(ContainerStatus {
-            pid: state.pid.unwrap_or_default(),
-            id: inspected.id.unwrap_or_default(),
+            id: found.id.unwrap_or_default(),
+            pid: state.pid.and_then(|pid| u32::try_from(pid).ok()).filter(|pid| *pid > 0),
             running: state.running.unwrap_or(false),
             exit_code: state.exit_code.unwrap_or(-1),
             oom_killed: state.oom_killed.unwrap_or(false),
         })
+    }
+
+    /// What a container uses now; none for one that has ended.
+    pub async fn usage(&self, id: &str) -> Result<Option<ContainerUsage>, DockerError> {
+        // In one shot: otherwise the engine waits for a second sample of its own.
+        let options = StatsOptions { stream: false, one_shot: true };
+        let mut answers = std::pin::pin!(self.docker.stats(id, Some(options)));
+        let Some(answer) = answers.next().await else { return Ok(None) };
+        let answer = answer.map_err(failed("ask what a container uses"))?;
+        let memory = answer.memory_stats.unwrap_or_default();
+        let Some(usage) = memory.usage.filter(|usage| *usage > 0) else { return Ok(None) };
+        // By either version of control groups.
+        let inactive = |stats: &HashMap<String, u64>| {
+            stats.get("total_inactive_file").or_else(|| stats.get("inactive_file")).copied()
+        };
+        let inactive = memory.stats.as_ref().and_then(inactive).unwrap_or(0);
+        Ok(Some(ContainerUsage {
+            cpu_ns: answer.cpu_stats.and_then(|stats| stats.cpu_usage?.total_usage),
+            memory_bytes: Some(usage.saturating_sub(inactive)),
+            memory_peak_bytes: memory.max_usage,
+            memory_limit_bytes: memory.limit,
+        }))
     }
 
     /// The last lines of a container's own log, those of its supervisor among them.
@@ -498,22 +520,16 @@ impl Engine {
         }
     }
 
-    /// What a container takes of the host now.
-    pub async fn stats(&self, id: &str) -> Result<ContainerStats, DockerError> {
+    /// Memory of the host that a container takes now, in bytes, without what the kernel would give back.
+    pub async fn memory(&self, id: &str) -> Result<u64, DockerError> {
         let options = StatsOptions { stream: false, one_shot: true };
         let mut answers = std::pin::pin!(self.docker.stats(id, Some(options)));
-        let stats = answers.next().await.transpose().map_err(failed("ask what a container takes"))?.unwrap_or_default();
-        let memory = stats.memory_stats.unwrap_or_default();
-        // The kernel's two kinds of control groups call it by two names.
-        let cached = |(name, _): &(&String, &u64)| *name == "inactive_file" || *name == "total_inactive_file";
-        let cache = memory.stats.iter().flatten().find(cached).map_or(0, |(_, bytes)| *bytes);
-        let cpu = stats.cpu_stats.and_then(|cpu| cpu.cpu_usage).and_then(|usage| usage.total_usage);
-        Ok(ContainerStats {
-            cpu_nanos: cpu.unwrap_or_default(),
-            memory: memory.usage.unwrap_or_default().saturating_sub(cache),
-            peak: memory.max_usage,
-            limit: memory.limit,
-        })
+        let stats = answers.next().await.transpose().map_err(failed("ask for a container's memory"))?;
+        let memory = stats.and_then(|stats| stats.memory_stats).unwrap_or_default();
+        // The kernel's two kinds of cgroups call it by two names.
+        let cache =
+            memory.stats.iter().flatten().find(|(name, _)| *name == "inactive_file" || *name == "total_inactive_file");
+        Ok(memory.usage.unwrap_or_default().saturating_sub(cache.map_or(0, |(_, bytes)| *bytes)))
     }
 
     /// All containers that carry a label (`name` or `name=value`), running or not.

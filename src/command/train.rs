@@ -110,8 +110,8 @@ pub(super) async fn see_through(
     if let Some(printer) = run.printer.take() {
         wait_for(printer, signals).await;
     }
+    run.incomplete.extend(super::report::at_the_end(&run.run, stopped(signals)).await);
     run.untold = reports.settle(Some(&mut run.journal), stopped(signals)).await;
-    super::report::of_ended(run.run.path());
     conclude(ready, &outcome, &run, time, screen, json)?;
     // Containers that hold GPUs are no good end, whatever the trainers did.
     Ok(if run.left.is_empty() || outcome.exit() != ExitCode::Done { outcome.exit() } else { ExitCode::MachineNotReady })

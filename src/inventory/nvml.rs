@@ -5,6 +5,7 @@
 use std::ffi::OsStr;
 use std::path::Path;
 
+use nvml_wrapper::bitmasks::device::ThrottleReasons;
 use nvml_wrapper::enum_wrappers::device::TemperatureSensor;
 use nvml_wrapper::enums::device::UsedGpuMemory;
 use nvml_wrapper::error::NvmlError;
@@ -39,53 +40,63 @@ pub fn inventory(library: Option<&Path>) -> Inventory {
     Inventory { version: VERSION, host, gpus, note: None }
 }
 
-/// What cards do, for whoever looks again and again.
-#[derive(Debug)]
-pub struct Loads(Nvml);
+/// NVML, held open to look at some GPUs again and again.
+pub struct Gauges {
+    nvml: Nvml,
+}
 
-/// What a card, or an instance of one, does at a moment. What cannot be read is absent.
-#[derive(Clone, Debug, Default)]
-pub struct Load {
-    /// Memory in use, and all that there is, in bytes.
+/// What a GPU shows at one moment. What cannot be read is absent.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Reading {
+    /// Memory in use and all that there is, bytes.
     pub memory: Option<(u64, u64)>,
-    /// Part of the last moments in which it computed, in percent.
-    pub utilization: Option<u32>,
+    /// Share of the last moments in which it computed.
+    pub utilization_percent: Option<u32>,
     /// Degrees Celsius.
-    pub temperature: Option<u32>,
-    /// Watts.
-    pub power: Option<f64>,
-    /// What keeps its clocks low, by NVML's names.
+    pub temperature_c: Option<u32>,
+    /// Milliwatts.
+    pub power_mw: Option<u32>,
+    /// What holds its clocks back, by name. Having nothing to do is no reason.
     pub throttling: Option<Vec<String>>,
-    /// Who computes on it.
+    /// Programs that compute on it.
     pub processes: Option<Vec<Process>>,
 }
 
-impl Loads {
-    /// Opens NVML.
+impl Gauges {
+    /// Opens NVML; `library` is its path where it is not in its usual place.
     ///
     /// # Errors
     ///
-    /// It is not there, or cannot be used; why.
+    /// Why it cannot be used, as a sentence.
     pub fn open(library: Option<&Path>) -> Result<Self, String> {
-        open(library).map(Self)
+        open(library).map(|nvml| Self { nvml })
     }
 
-    /// What the card or instance of this UUID does; nothing where it cannot be asked.
-    #[must_use]
-    pub fn of(&self, uuid: &str) -> Option<Load> {
-        let Self(nvml) = self;
-        let device = nvml.device_by_uuid(uuid).ok()?;
+    /// Reads a GPU, or a MIG instance of one, by its UUID. This call can hang where a driver does.
+    ///
+    /// # Errors
+    ///
+    /// NVML does not know it, or has lost it.
+    pub fn read(&self, uuid: &str) -> Result<Reading, String> {
+        let device = self.nvml.device_by_uuid(uuid).map_err(|error| error.to_string())?;
+        // Heat, power and clocks are the card's.
+        let card = device.mig_parent_device().ok();
+        let card = card.as_ref().unwrap_or(&device);
         let processes = device.running_compute_processes().ok();
-        let throttling = device.current_throttle_reasons().ok();
-        Some(Load {
-            memory: device.memory_info().ok().map(|memory| (memory.total.saturating_sub(memory.free), memory.total)),
-            utilization: device.utilization_rates().ok().map(|rates| rates.gpu),
-            temperature: device.temperature(TemperatureSensor::Gpu).ok(),
-            power: device.power_usage().ok().map(|milliwatts| f64::from(milliwatts) / 1e3),
-            throttling: throttling.map(|reasons| reasons.iter_names().map(|(name, _)| name.to_owned()).collect()),
-            processes: processes.map(|list| list.iter().map(|info| read_process(nvml, info)).collect()),
+        Ok(Reading {
+            memory: device.memory_info().ok().filter(|info| info.total > 0).map(|info| (info.used, info.total)),
+            utilization_percent: device.utilization_rates().ok().map(|rates| rates.gpu),
+            temperature_c: card.temperature(TemperatureSensor::Gpu).ok(),
+            power_mw: card.power_usage().ok(),
+            throttling: card.current_throttle_reasons().ok().map(reasons),
+            processes: processes.map(|list| list.iter().map(|info| read_process(&self.nvml, info)).collect()),
         })
     }
+}
+
+fn reasons(reasons: ThrottleReasons) -> Vec<String> {
+    // A bit that has an older name as well comes once.
+    (reasons - ThrottleReasons::GPU_IDLE).iter_names().map(|(name, _)| name.to_lowercase()).collect()
 }
 
 fn open(library: Option<&Path>) -> Result<Nvml, String> {

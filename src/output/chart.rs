@@ -39,6 +39,20 @@ pub fn chart(title: &str, points: &[(u64, Option<f64>)], width: usize, unicode: 
     lines
 }
 
+/// A chart of one row, from nothing to the greatest value, at most `width` columns wide. What is missing is a gap.
+#[must_use]
+pub fn spark(points: &[(u64, Option<f64>)], width: usize, unicode: bool) -> String {
+    let finite = points.iter().filter_map(|(_, value)| value.filter(|value| value.is_finite()));
+    let Some(greatest) = finite.reduce(f64::max) else { return String::new() };
+    let cells: &[char] = if unicode { &BLOCKS } else { &ASCII };
+    let full = (cells.len() - 1) as f64;
+    let part = |value: f64| if greatest > 0.0 { (value / greatest * full).ceil().clamp(1.0, full) } else { 1.0 };
+    #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "between 0 and the number of cells")]
+    let cell = |value: &Option<f64>| cells[value.map_or(0.0, part) as usize];
+    // One column a value, however few there are.
+    columns(points, width.min(points.len()).max(1)).iter().map(cell).collect()
+}
+
 /// Charts beside each other where they find room, below each other where not.
 #[must_use]
 pub fn beside(left: Vec<String>, right: Vec<String>, width: usize) -> Vec<String> {
@@ -82,7 +96,8 @@ fn columns(points: &[(u64, Option<f64>)], room: usize) -> Vec<Option<f64>> {
 }
 
 /// A value in few characters.
-fn number(value: f64) -> String {
+#[must_use]
+pub fn number(value: f64) -> String {
     let size = value.abs();
     if size != 0.0 && !(0.001..100_000.0).contains(&size) {
         format!("{value:.1e}")
@@ -124,6 +139,17 @@ mod tests {
         assert!(chart("x", &[], 10, true).is_empty());
         // Narrower than its own labels, it still is a chart.
         assert_eq!(chart("x", &points(&[1.0, 2.0]), 3, true).len(), 6);
+    }
+
+    #[test]
+    fn a_chart_of_one_row_stands_on_nothing() {
+        let values = [0.0, 25.0, 50.0, 100.0];
+        assert_eq!(spark(&points(&values), 10, true), "▁▂▄█");
+        assert_eq!(spark(&points(&values), 10, false), "..:#");
+        assert_eq!(spark(&points(&[1.0; 100]), 5, true), "█████");
+        assert_eq!(spark(&[(0, Some(0.0)), (1, None), (2, Some(0.0))], 5, true), "▁ ▁");
+        assert_eq!(spark(&[(0, None)], 5, true), "");
+        assert_eq!(spark(&[], 5, true), "");
     }
 
     #[test]

@@ -34,7 +34,7 @@ pub fn summary(it: &Summary, look: Look, zone: &TimeZone) -> String {
     part(charts(&it.course, look));
     part(generations(it, look, zone));
     part(ranks(it));
-    part(usage::lines(&it.usage, look));
+    part(usage::lines(&it.usage, &it.ranks, look));
     lines.join("\n")
 }
 
@@ -162,7 +162,8 @@ fn generations(it: &Summary, look: Look, zone: &TimeZone) -> Vec<String> {
     lines
 }
 
-fn launch(it: &Summary, generation: &Generation, last: bool, zone: &TimeZone) -> String {
+/// What a launch was, in one line.
+pub(crate) fn launch(it: &Summary, generation: &Generation, last: bool, zone: &TimeZone) -> String {
     let mut parts = vec![time_of_day(generation.begun_ms, zone)];
     if let Some(ended) = generation.ended_ms {
         parts.push(human_seconds(ended.saturating_sub(generation.begun_ms) as f64 / 1e3));
@@ -210,7 +211,7 @@ fn ranks(it: &Summary) -> Vec<String> {
 }
 
 /// What was predicted, and how far off that was.
-fn predicted(predicted: Option<u64>, measured: Option<u64>) -> String {
+pub(crate) fn predicted(predicted: Option<u64>, measured: Option<u64>) -> String {
     match (predicted, measured) {
         (None, _) => String::new(),
         (Some(predicted), Some(measured)) if measured > 0 => {
@@ -221,7 +222,7 @@ fn predicted(predicted: Option<u64>, measured: Option<u64>) -> String {
     }
 }
 
-fn log_of(log: &Log) -> String {
+pub(crate) fn log_of(log: &Log) -> String {
     let lines = log.lines.map(|lines| format!("{} lines", grouped(lines)));
     let size = log.bytes.map(|size| if size < 1 << 20 { format!("{} bytes", grouped(size)) } else { bytes(size) });
     let whole = match (log.complete, log.dropped, log.lines) {

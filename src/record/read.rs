@@ -73,14 +73,14 @@ pub struct Summary {
     pub ranks: Vec<Attempt>,
     /// What the log of each rank holds.
     pub logs: Vec<Log>,
-    /// What its ranks and devices took over time.
-    pub usage: Usage,
     /// The epochs that are over.
     pub course: Vec<Epoch>,
     /// The one with the highest mAP.
     pub best: Option<Epoch>,
     /// The best weights, relative to the run's directory.
     pub weights: Option<PathBuf>,
+    /// What ranks and devices were seen to use.
+    pub usage: Usage,
 }
 
 /// What is known of a run by little reading: an ended one costs its journal's two ends. `now_ms` is the time, for runs that go on.
@@ -187,17 +187,12 @@ pub fn summary(found: &Found, now_ms: u64) -> Result<Summary, JournalError> {
         ranks: ranks(&replayed, &plan, &told),
         logs: logs(path, &replayed, devices),
         generations: replayed.generations,
-        usage: read_usage(path),
         course,
         best,
         weights: weights.into_iter().map(PathBuf::from).find(|name| path.join(name).is_file()),
+        usage: used(path),
         run,
     })
-}
-
-fn read_usage(run: &Path) -> Usage {
-    let text = |name: &str| std::fs::read_to_string(run.join(name)).unwrap_or_default();
-    usage::usage(&text(usage::RANKS.0), &text(usage::DEVICES.0))
 }
 
 /// The job as it was understood, where it is there.
@@ -218,6 +213,12 @@ impl Job {
     }
 }
 
+fn used(run: &Path) -> Usage {
+    // A disk that failed may have left anything: what is no text is no row.
+    let text = |name: &str| String::from_utf8_lossy(&std::fs::read(run.join(name)).unwrap_or_default()).into_owned();
+    Usage { ranks: usage::ranks(&text(usage::RANKS)), devices: usage::devices(&text(usage::DEVICES)) }
+}
+
 fn recent(run: &Path, rank: u32) -> Told {
     told::events(&events(run, rank, RECENT).unwrap_or_default())
 }
@@ -227,8 +228,11 @@ fn events(run: &Path, rank: u32, bytes: u64) -> io::Result<Vec<u8>> {
 }
 
 fn course(run: &Path) -> Vec<Epoch> {
-    let table =
-        ["results.csv", "output/results.csv"].iter().find_map(|name| std::fs::read_to_string(run.join(name)).ok());
+    let table = ["results.csv", "output/results.csv"].iter().find_map(|name| {
+        // A trainer may have left anything under this name, such as a pipe at which reading would wait.
+        let path = run.join(name);
+        path.is_file().then(|| std::fs::read_to_string(&path).ok()).flatten()
+    });
     match table.map(|text| told::table(&text)) {
         Some(course) if !course.is_empty() => course,
         _ => told::events(&events(run, 0, COURSE).unwrap_or_default()).course,

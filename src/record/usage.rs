@@ -1,172 +1,259 @@
-//! What `ranks.csv` and `devices.csv` tell: what ranks and devices took over time. Pure: text in, numbers out.
+//! What ranks and devices were seen to use, of the tables that were sampled once a second. Pure.
+//!
+//! A table may end in a part of a row, hold one where its writer died, and be of a launch that was taken up: every row stands for itself.
 
 use std::collections::BTreeMap;
 
 use serde::Serialize;
 
-/// Name and columns of the ranks' table.
-pub const RANKS: (&str, &[&str]) = (
-    "ranks.csv",
-    &["time_ms", "generation", "rank", "cpu_percent", "memory_bytes", "memory_peak_bytes", "memory_limit_bytes"],
-);
-/// Name and columns of the GPUs' table.
-pub const DEVICES: (&str, &[&str]) = (
-    "devices.csv",
-    &[
-        "time_ms",
-        "generation",
-        "device",
-        "memory_used_bytes",
-        "memory_total_bytes",
-        "utilization_percent",
-        "temperature_c",
-        "power_w",
-        "throttling",
-        "processes",
-    ],
-);
-/// Points of a series. A chart has no more columns.
-const POINTS: usize = 256;
-/// What slows a card down that is no more than it having nothing to do, or being told to.
-const NO_THROTTLING: [&str; 2] = ["GPU_IDLE", "APPLICATIONS_CLOCKS_SETTING"];
+mod series;
 
-/// What was taken.
+pub use series::Series;
+
+/// Name of the table of ranks.
+pub const RANKS: &str = "ranks.csv";
+/// Its columns.
+pub const RANK_COLUMNS: &str = "time_ms,generation,rank,cpu_percent,memory_bytes,memory_peak_bytes,memory_limit_bytes";
+/// Name of the table of GPUs.
+pub const DEVICES: &str = "devices.csv";
+/// Its columns.
+pub const DEVICE_COLUMNS: &str = "time_ms,generation,device,memory_used_bytes,memory_total_bytes,utilization_percent,temperature_c,power_w,throttling,processes";
+/// What stands where nothing throttles a device, and where no process is on it.
+pub const NONE: &str = "none";
+/// Owner of a process that is not of this run.
+pub const FOREIGN: &str = "foreign";
+
+/// A sample stands for the time since the one before, but for no more than this: beyond, nobody looked.
+const LONGEST_MS: u64 = 5000;
+/// For how long one stands that has none before.
+const PERIOD_MS: u64 = 1000;
+
+/// What a run was seen to use.
 #[derive(Clone, Debug, Default, PartialEq, Serialize)]
 pub struct Usage {
-    /// By rank.
+    /// Each rank, by rank.
     pub ranks: Vec<RankUsage>,
-    /// By GPU.
+    /// Each GPU, in the order in which they were met.
     pub devices: Vec<DeviceUsage>,
 }
 
-/// What a rank took of its host.
+/// What was seen of one quantity.
+#[derive(Clone, Debug, Default, PartialEq, Serialize)]
+pub struct Gauge {
+    /// The most.
+    pub peak: Option<f64>,
+    /// The mean of all samples.
+    pub mean: Option<f64>,
+    /// Its course.
+    pub course: Series,
+    #[serde(skip)]
+    sum: f64,
+    #[serde(skip)]
+    count: u64,
+}
+
+/// What a rank's container was seen to use, over all launches.
 #[derive(Clone, Debug, Default, PartialEq, Serialize)]
 pub struct RankUsage {
     /// The rank.
     pub rank: u64,
-    /// Mean use of processors in percent, 100 being one.
-    pub cpu_percent: Option<f64>,
-    /// The most memory at any look, in bytes.
-    pub memory_bytes: u64,
-    /// The most memory at all, with what the kernel would have given back, in bytes.
+    /// Samples.
+    pub samples: u64,
+    /// Work of processors; 100 is one.
+    pub cpu_percent: Gauge,
+    /// Memory in bytes, without cached files that nobody has used for long.
+    pub memory_bytes: Gauge,
+    /// The most that the kernel counted at any time, with cached files.
     pub memory_peak_bytes: Option<u64>,
-    /// Memory over time: milliseconds since the Unix epoch, bytes.
-    pub memory: Vec<(u64, f64)>,
+    /// What its container may have, where it has a limit; the last.
+    pub memory_limit_bytes: Option<u64>,
 }
 
-/// What a GPU was used for.
+/// What was seen of a GPU, over all launches.
 #[derive(Clone, Debug, Default, PartialEq, Serialize)]
 pub struct DeviceUsage {
-    /// As the plan names it.
+    /// Its UUID.
     pub device: String,
-    /// The most memory in use, in bytes.
-    pub memory_bytes: Option<u64>,
+    /// Samples.
+    pub samples: u64,
+    /// Memory in use, of all processes, in bytes.
+    pub memory_used_bytes: Gauge,
     /// Memory that it has, in bytes.
     pub memory_total_bytes: Option<u64>,
-    /// Mean utilisation in percent.
-    pub utilization_percent: Option<f64>,
-    /// The highest temperature in degrees Celsius.
-    pub temperature_c: Option<f64>,
-    /// Mean power in watts.
-    pub power_w: Option<f64>,
-    /// Seconds for which each reason slowed it down.
-    pub throttled_seconds: BTreeMap<String, u64>,
-    /// Utilisation over time: milliseconds since the Unix epoch, percent.
-    pub utilization: Vec<(u64, f64)>,
+    /// Share of the time in which it computed.
+    pub utilization_percent: Gauge,
+    /// Degrees Celsius.
+    pub temperature_c: Gauge,
+    /// Watts.
+    pub power_w: Gauge,
+    /// What held its clocks back and for how many seconds, the longest first.
+    pub throttling: Vec<Throttling>,
+    /// Processes on it that were none of the run's, those that were there for longest first.
+    pub foreign: Vec<Foreign>,
 }
 
-/// Reads both tables; one that is not there is empty. A row that is not whole is passed over.
-#[must_use]
-pub fn usage(ranks: &str, devices: &str) -> Usage {
-    Usage { ranks: of_ranks(ranks), devices: of_devices(devices) }
+/// A reason that held a GPU's clocks back.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct Throttling {
+    /// Its name, as `sw_power_cap`.
+    pub reason: String,
+    /// For how long.
+    pub seconds: f64,
 }
 
-/// The rows of a table, as functions from a column to its text.
-fn rows(text: &str) -> impl Iterator<Item = BTreeMap<&str, &str>> {
-    let mut lines = text.split_inclusive('\n').filter_map(|line| line.strip_suffix('\n'));
-    let columns: Vec<&str> = lines.next().unwrap_or_default().split(',').collect();
-    lines.filter_map(move |line| {
-        let values: Vec<&str> = line.split(',').collect();
-        (values.len() == columns.len()).then(|| columns.iter().copied().zip(values).collect())
-    })
+/// A process on a GPU that was none of the run's.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct Foreign {
+    /// Its number.
+    pub pid: u64,
+    /// Its name, where it was known.
+    pub name: String,
+    /// For how long it was seen.
+    pub seconds: f64,
+    /// The most memory that it had, in bytes.
+    pub peak_bytes: Option<u64>,
 }
 
-fn of_ranks(text: &str) -> Vec<RankUsage> {
-    let mut ranks: BTreeMap<u64, (RankUsage, Mean)> = BTreeMap::new();
-    for row in rows(text) {
-        let whole = |column: &str| row.get(column).and_then(|text| text.parse::<u64>().ok());
-        let (Some(rank), Some(time), Some(memory)) = (whole("rank"), whole("time_ms"), whole("memory_bytes")) else {
-            continue;
-        };
-        let (usage, cpu) = ranks.entry(rank).or_default();
-        usage.rank = rank;
-        usage.memory_bytes = usage.memory_bytes.max(memory);
-        usage.memory_peak_bytes = usage.memory_peak_bytes.max(whole("memory_peak_bytes"));
-        usage.memory.push((time, memory as f64));
-        cpu.add(row.get("cpu_percent").and_then(|text| text.parse().ok()));
-    }
-    let finish = |(mut usage, cpu): (RankUsage, Mean)| {
-        (usage.cpu_percent, usage.memory) = (cpu.value(), thin(&usage.memory));
-        usage
-    };
-    ranks.into_values().map(finish).collect()
-}
-
-fn of_devices(text: &str) -> Vec<DeviceUsage> {
-    let mut devices: BTreeMap<&str, (DeviceUsage, Mean, Mean)> = BTreeMap::new();
-    for row in rows(text) {
-        let whole = |column: &str| row.get(column).and_then(|text| text.parse::<u64>().ok());
-        let number =
-            |column: &str| row.get(column).and_then(|text| text.parse::<f64>().ok()).filter(|it| it.is_finite());
-        let (Some(device), Some(time)) = (row.get("device"), whole("time_ms")) else { continue };
-        let (usage, utilization, power) = devices.entry(device).or_default();
-        usage.device = (*device).to_owned();
-        usage.memory_bytes = usage.memory_bytes.max(whole("memory_used_bytes"));
-        usage.memory_total_bytes = whole("memory_total_bytes").or(usage.memory_total_bytes);
-        let hot = number("temperature_c");
-        usage.temperature_c = hot.into_iter().chain(usage.temperature_c).reduce(f64::max);
-        utilization.add(number("utilization_percent"));
-        power.add(number("power_w"));
-        usage.utilization.extend(number("utilization_percent").map(|percent| (time, percent)));
-        let reasons = row.get("throttling").into_iter().flat_map(|text| text.split('+'));
-        for reason in reasons.filter(|reason| !reason.is_empty() && !NO_THROTTLING.contains(reason)) {
-            *usage.throttled_seconds.entry(reason.to_owned()).or_default() += 1;
-        }
-    }
-    let finish = |(mut usage, utilization, power): (DeviceUsage, Mean, Mean)| {
-        (usage.utilization_percent, usage.power_w) = (utilization.value(), power.value());
-        usage.utilization = thin(&usage.utilization);
-        usage
-    };
-    devices.into_values().map(finish).collect()
-}
-
-#[derive(Clone, Copy, Debug, Default)]
-struct Mean {
-    sum: f64,
-    count: u32,
-}
-
-impl Mean {
-    fn add(&mut self, value: Option<f64>) {
-        if let Some(value) = value.filter(|value: &f64| value.is_finite()) {
+impl Gauge {
+    fn add(&mut self, time_ms: u64, value: Option<f64>) {
+        let value = value.filter(|value| value.is_finite());
+        self.course.add(time_ms, value);
+        if let Some(value) = value {
+            self.peak = Some(self.peak.map_or(value, |peak| peak.max(value)));
             self.sum += value;
             self.count += 1;
+            self.mean = Some(self.sum / self.count as f64);
         }
-    }
-
-    fn value(self) -> Option<f64> {
-        (self.count > 0).then(|| self.sum / f64::from(self.count))
     }
 }
 
-/// The greatest of each stretch.
-fn thin(points: &[(u64, f64)]) -> Vec<(u64, f64)> {
-    let size = points.len().div_ceil(POINTS).max(1);
-    points
-        .chunks(size)
-        .filter_map(|piece| piece.iter().copied().max_by(|one, other| one.1.total_cmp(&other.1)))
-        .collect()
+/// Reads `ranks.csv`.
+#[must_use]
+pub fn ranks(text: &str) -> Vec<RankUsage> {
+    let mut all: BTreeMap<u64, RankUsage> = BTreeMap::new();
+    let mut begin = None;
+    for [time, _, rank, cpu, memory, peak, limit] in rows(text) {
+        let (Ok(time_ms), Ok(rank)) = (time.parse(), rank.parse()) else { continue };
+        let begin = *begin.get_or_insert(time_ms);
+        let usage = all.entry(rank).or_insert_with(|| RankUsage {
+            rank,
+            cpu_percent: Gauge::from(begin),
+            memory_bytes: Gauge::from(begin),
+            ..RankUsage::default()
+        });
+        usage.samples += 1;
+        usage.cpu_percent.add(time_ms, cpu.parse().ok());
+        usage.memory_bytes.add(time_ms, memory.parse().ok());
+        usage.memory_peak_bytes = usage.memory_peak_bytes.max(peak.parse().ok());
+        usage.memory_limit_bytes = limit.parse().ok();
+    }
+    all.into_values().collect()
+}
+
+/// Reads `devices.csv`.
+#[must_use]
+pub fn devices(text: &str) -> Vec<DeviceUsage> {
+    let mut all: Vec<Met> = Vec::new();
+    let mut begin = None;
+    for [time, _, device, used, total, utilization, temperature, power, throttling, processes] in rows(text) {
+        let Ok(time_ms) = time.parse::<u64>() else { continue };
+        let begin = *begin.get_or_insert(time_ms);
+        let at = all.iter().position(|met| met.usage.device == device).unwrap_or_else(|| {
+            all.push(Met::new(device, begin));
+            all.len() - 1
+        });
+        let met = &mut all[at];
+        let usage = &mut met.usage;
+        usage.samples += 1;
+        usage.memory_used_bytes.add(time_ms, used.parse().ok());
+        usage.memory_total_bytes = total.parse().ok().or(usage.memory_total_bytes);
+        usage.utilization_percent.add(time_ms, utilization.parse().ok());
+        usage.temperature_c.add(time_ms, temperature.parse().ok());
+        usage.power_w.add(time_ms, power.parse().ok());
+        let time = met.last_ms.and_then(|last| time_ms.checked_sub(last)).unwrap_or(PERIOD_MS);
+        met.last_ms = Some(time_ms);
+        met.see(throttling, processes, time.min(LONGEST_MS));
+    }
+    all.into_iter().map(Met::told).collect()
+}
+
+impl Gauge {
+    fn from(begin_ms: u64) -> Self {
+        Self { course: Series::from(begin_ms), ..Self::default() }
+    }
+}
+
+/// A GPU while its rows are read.
+struct Met {
+    usage: DeviceUsage,
+    last_ms: Option<u64>,
+    throttling: BTreeMap<String, u64>,
+    /// By number and name: for how long, and the most memory.
+    foreign: BTreeMap<(u64, String), (u64, Option<u64>)>,
+}
+
+impl Met {
+    fn new(device: &str, begin_ms: u64) -> Self {
+        let gauge = || Gauge::from(begin_ms);
+        Self {
+            usage: DeviceUsage {
+                device: device.to_owned(),
+                memory_used_bytes: gauge(),
+                utilization_percent: gauge(),
+                temperature_c: gauge(),
+                power_w: gauge(),
+                ..DeviceUsage::default()
+            },
+            last_ms: None,
+            throttling: BTreeMap::new(),
+            foreign: BTreeMap::new(),
+        }
+    }
+
+    fn see(&mut self, throttling: &str, processes: &str, ms: u64) {
+        let some = |list: &str| !list.is_empty() && list != NONE;
+        if some(throttling) {
+            for reason in throttling.split('+') {
+                *self.throttling.entry(reason.to_owned()).or_default() += ms;
+            }
+        }
+        if some(processes) {
+            for process in processes.split(';') {
+                let parts: Vec<&str> = process.split(':').collect();
+                let [pid, name, bytes, FOREIGN] = parts[..] else { continue };
+                let Ok(pid) = pid.parse() else { continue };
+                let (time, peak) = self.foreign.entry((pid, name.to_owned())).or_default();
+                (*time, *peak) = (*time + ms, (*peak).max(bytes.parse().ok()));
+            }
+        }
+    }
+
+    fn told(self) -> DeviceUsage {
+        let seconds = |ms: u64| ms as f64 / 1e3;
+        let throttling = self.throttling.into_iter().map(|(reason, ms)| Throttling { reason, seconds: seconds(ms) });
+        let foreign = self.foreign.into_iter().map(|((pid, name), (ms, peak_bytes))| Foreign {
+            pid,
+            name,
+            seconds: seconds(ms),
+            peak_bytes,
+        });
+        let mut usage = DeviceUsage { throttling: throttling.collect(), foreign: foreign.collect(), ..self.usage };
+        usage.throttling.sort_by(|one, other| other.seconds.total_cmp(&one.seconds));
+        usage.foreign.sort_by(|one, other| other.seconds.total_cmp(&one.seconds));
+        usage
+    }
+}
+
+/// The whole rows of a table: those with as many cells as there are columns, and an end of their own. The heading is one of them.
+fn rows<const COLUMNS: usize>(text: &str) -> impl Iterator<Item = [&str; COLUMNS]> {
+    text.split_inclusive('\n').filter_map(|line| {
+        let mut cells = line.strip_suffix('\n')?.split(',');
+        let mut row = [""; COLUMNS];
+        for cell in &mut row {
+            *cell = cells.next()?;
+        }
+        cells.next().is_none().then_some(row)
+    })
 }
 
 #[cfg(test)]
@@ -174,40 +261,44 @@ mod tests {
     use super::*;
 
     #[test]
-    fn ranks_have_means_and_peaks() {
+    fn ranks_are_read_over_launches_and_torn_rows() {
         let text = format!(
-            "{}\n1000,1,0,,500,900,\n2000,1,0,50.0,700,950,1000\n2000,1,1,10.0,5,,\n3000,1,0,150.0,600,950,1000\n4000,1,0,100",
-            RANKS.1.join(",")
+            "{RANK_COLUMNS}\n1000,1,0,,100,150,\n1000,1,1,,7,7,\n2000,1,0,90.0,300,400,1000\n2000,1,1,5\n\
+             3000,2,0,110.0,200,200,1000\nnonsense\n,,,,,,\n4000,2,0,999.0,9"
         );
-        let usage = usage(&text, "");
-        assert_eq!(usage.ranks.len(), 2);
-        let rank = &usage.ranks[0];
-        assert_eq!((rank.cpu_percent, rank.memory_bytes, rank.memory_peak_bytes), (Some(100.0), 700, Some(950)));
-        assert_eq!(rank.memory, [(1000, 500.0), (2000, 700.0), (3000, 600.0)]);
-        assert_eq!(usage.devices, []);
+        let ranks = ranks(&text);
+        assert_eq!(ranks.len(), 2);
+        let first = &ranks[0];
+        assert_eq!((first.rank, first.samples, ranks[1].samples), (0, 3, 1));
+        assert_eq!((first.cpu_percent.peak, first.cpu_percent.mean), (Some(110.0), Some(100.0)));
+        assert_eq!((first.memory_bytes.peak, first.memory_bytes.mean), (Some(300.0), Some(200.0)));
+        assert_eq!((first.memory_peak_bytes, first.memory_limit_bytes), (Some(400), Some(1000)));
+        assert_eq!((ranks[1].cpu_percent.peak, ranks[1].memory_limit_bytes), (None, None));
+        assert!(super::ranks("").is_empty() && super::ranks("time_ms,gener").is_empty());
     }
 
     #[test]
-    fn a_device_that_was_slowed_down_is_told_of() {
+    fn devices_are_read_with_what_held_them_back_and_who_else_was_there() {
         let text = format!(
-            "{}\n1000,1,0,5,10,100,60,250.0,SW_POWER_CAP,7:python:5\n2000,1,0,8,10,50,70,150.0,SW_POWER_CAP+GPU_IDLE,\n3000,1,0,,,,,,,\n",
-            DEVICES.1.join(",")
+            "{DEVICE_COLUMNS}\n\
+             1000,1,GPU-a,50,100,10,40,99.5,none,1:python:40:rank-0\n\
+             2000,1,GPU-a,90,100,100,80,250.0,sw_power_cap,1:python:40:rank-0;2:game:50:foreign\n\
+             2000,1,GPU-b,,,,,,,\n\
+             3000,1,GPU-a,80,100,100,81,,sw_power_cap+hw_thermal_slowdown,2:game::foreign;3:x:1:\n\
+             90000,2,GPU-a,60,100,90,70,200.0,hw_thermal_slowdown,none\n\
+             91000,2,GPU-a,60,100,90,70,200.0,no"
         );
-        let usage = usage("", &text);
-        let device = &usage.devices[0];
-        assert_eq!((device.memory_bytes, device.memory_total_bytes), (Some(8), Some(10)));
-        assert_eq!(
-            (device.utilization_percent, device.temperature_c, device.power_w),
-            (Some(75.0), Some(70.0), Some(200.0))
-        );
-        assert_eq!(device.throttled_seconds, BTreeMap::from([("SW_POWER_CAP".to_owned(), 2)]));
-    }
-
-    #[test]
-    fn a_long_series_keeps_its_peaks() {
-        let mut points: Vec<(u64, f64)> = (0..100_000).map(|second| (second, 1.0)).collect();
-        points[77_777].1 = 5.0;
-        let thinned = thin(&points);
-        assert!(thinned.len() <= POINTS && thinned.contains(&(77_777, 5.0)));
+        let devices = devices(&text);
+        let [a, b] = &devices[..] else { panic!("{devices:?}") };
+        assert_eq!((a.samples, a.memory_used_bytes.peak, a.memory_total_bytes), (4, Some(90.0), Some(100)));
+        assert_eq!((a.utilization_percent.mean, a.temperature_c.peak), (Some(75.0), Some(81.0)));
+        assert_eq!(a.power_w.peak, Some(250.0));
+        let throttled: Vec<_> = a.throttling.iter().map(|it| (it.reason.as_str(), it.seconds)).collect();
+        // What nobody saw between two launches is not counted.
+        assert_eq!(throttled, [("hw_thermal_slowdown", 6.0), ("sw_power_cap", 2.0)]);
+        let game = Foreign { pid: 2, name: "game".into(), seconds: 2.0, peak_bytes: Some(50) };
+        assert_eq!(a.foreign, [game]);
+        assert_eq!((b.samples, b.memory_used_bytes.peak, b.memory_total_bytes), (1, None, None));
+        assert!(b.throttling.is_empty() && b.foreign.is_empty());
     }
 }

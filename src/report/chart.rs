@@ -1,236 +1,341 @@
-//! Lines over epochs or steps, as SVG within a figure.
+//! A chart of lines, as inline SVG with its labels in HTML. Pure.
+//!
+//! The drawing is stretched to whatever width there is, and the strokes are not (`non-scaling-stroke`); labels are HTML beside it, so that
+//! they are as large on a telephone as on a wall.
 
-use std::fmt::Write as _;
+use super::markup::text;
+use super::series::{Point, thin};
+use crate::output::chart::number;
+use crate::output::words::grouped;
 
-use super::Points;
-use super::page::escaped;
-
-/// Units of a drawing: about as many as a phone has pixels, so that its text is as large there as anywhere.
-const WIDTH: f64 = 360.0;
-const HEIGHT: f64 = 200.0;
-/// Room for the numbers beside and below.
-const LEFT: f64 = 50.0;
-const BOTTOM: f64 = 22.0;
-const TOP: f64 = 6.0;
-const RIGHT: f64 = 8.0;
-/// Pairs of points of a line. More could not be seen.
-const MOST: usize = 360;
-/// Lines of so many points at most have a dot on each, which says its value to whoever points at it.
-const DOTS: usize = 120;
+/// Side of the drawing in its own units.
+const SIDE: f64 = 1000.0;
+/// Buckets that many points are thinned to.
+const BUCKETS: usize = 400;
+/// Places that show their values under a pointer.
+const PLACES: usize = 100;
+/// Lines of a chart: as many as can be told apart.
+pub const LINES: usize = 6;
+/// Points that are drawn as points as well.
+const DOTS: usize = 40;
+/// Values further apart than this are drawn on a logarithmic scale, where that is allowed.
+const FAR_APART: f64 = 100.0;
+/// Whatever is greater lies at the edge, and whatever is less than one over it is 0: a float's own limits are left far away.
+const HUGE: f64 = 1e100;
 
 /// A chart.
-#[derive(Debug)]
-pub struct Chart {
-    pub title: &'static str,
-    /// What the values are over.
-    pub x: &'static str,
-    pub series: Vec<Series>,
+#[derive(Default)]
+pub struct Chart<'a> {
+    /// What it shows.
+    pub title: &'a str,
+    /// What one should know to read it.
+    pub caption: String,
+    /// What it goes along: `epoch`, `step`.
+    pub along: &'a str,
+    /// Whether the scale begins at 0.
+    pub from_zero: bool,
+    /// The greatest value that there can be.
+    pub ceiling: Option<f64>,
+    /// Whether a logarithmic scale may serve.
+    pub logarithmic: bool,
+    /// The lines, the most important last.
+    pub lines: Vec<Line>,
+    /// Places along it that are marked, with what they mean.
+    pub notches: Vec<(f64, String)>,
 }
 
 /// A line.
-#[derive(Debug)]
-pub struct Series {
-    name: String,
-    points: Points,
-    faint: bool,
+pub struct Line {
+    /// Its name.
+    pub name: String,
+    /// Its points, along the chart.
+    pub points: Vec<Point>,
+    /// Whether it only stands behind another one.
+    pub faint: bool,
 }
 
-impl Series {
-    pub fn new(name: &str, points: Points) -> Self {
-        Self { name: name.to_owned(), points, faint: false }
-    }
-
-    /// One that stands behind another.
-    pub fn faint(name: &str, points: Points) -> Self {
-        Self { faint: true, ..Self::new(name, points) }
-    }
-
-    fn class(&self, at: usize) -> String {
-        if self.faint { "s faint".to_owned() } else { format!("s s{}", at % 4) }
-    }
+/// Which value lies where.
+struct Scale {
+    low: f64,
+    high: f64,
+    logarithmic: bool,
+    ticks: Vec<f64>,
 }
 
-impl Chart {
-    /// The figure; nothing where there is no value.
-    pub fn figure(mut self) -> Option<String> {
-        for series in &mut self.series {
-            series.points.retain(|(x, y)| x.is_finite() && y.is_finite());
+/// Draws it; nothing where no line has a value.
+pub fn figure(chart: &Chart<'_>) -> Option<String> {
+    let values = || chart.lines.iter().flat_map(|line| &line.points).filter_map(|(_, value)| *value);
+    let least = values().reduce(f64::min)?;
+    let greatest = values().reduce(f64::max)?;
+    let places = || chart.lines.iter().flat_map(|line| &line.points).map(|(x, _)| *x);
+    let along = Scale::along(places().reduce(f64::min)?, places().reduce(f64::max)?);
+    let up = Scale::up(chart, least.clamp(-HUGE, HUGE), greatest.clamp(-HUGE, HUGE));
+
+    let mut drawing = String::new();
+    for tick in &up.ticks {
+        let y = up.down(*tick);
+        drawing.push_str(&format!("<path class=\"grid\" d=\"M0 {y:.0}H{SIDE:.0}\"/>"));
+    }
+    for (x, meaning) in &chart.notches {
+        let x = along.right(*x);
+        drawing.push_str(&format!(
+            "<path class=\"notch\" d=\"M{x:.0} 0V{SIDE:.0}\"><title>{}</title></path>",
+            text(meaning)
+        ));
+    }
+    let mut strong = 0;
+    let mut legend = String::new();
+    for line in &chart.lines {
+        let class = if line.faint { "faint".to_owned() } else { format!("line l{}", strong % LINES) };
+        strong += usize::from(!line.faint);
+        let drawn = path(&line.points, &along, &up);
+        drawing.push_str(&format!("<path class=\"{class}\" d=\"{drawn}\"/>"));
+        if line.points.len() <= DOTS && !line.faint {
+            let dots = dots(&line.points, &along, &up);
+            drawing.push_str(&format!("<path class=\"{class} dot\" d=\"{dots}\"/>"));
         }
-        self.series.retain(|series| !series.points.is_empty());
-        let all = || self.series.iter().flat_map(|series| series.points.iter().copied());
-        let (first, last) = range(all().map(|(x, _)| x))?;
-        let (least, most) = range(all().map(|(_, y)| y))?;
-        let (ticks, low, high) = nice(least, most);
-        let across = |x: f64| {
-            let part = if last > first { (x - first) / (last - first) } else { 0.5 };
-            LEFT + part * (WIDTH - LEFT - RIGHT)
+        let last = line.points.iter().rev().find_map(|(_, value)| *value).map(number).unwrap_or_default();
+        legend.push_str(&format!(
+            "<li><svg class=\"key\" viewBox=\"0 0 30 10\" aria-hidden=\"true\"><path class=\"{class}\" d=\"M1 5H29\"/></svg>\
+             {} <b>{last}</b></li>",
+            text(&line.name)
+        ));
+    }
+    drawing.push_str(&hits(chart, &along));
+
+    let mut labels = String::new();
+    for tick in &up.ticks {
+        labels.push_str(&format!(
+            "<span class=\"y\" style=\"top:{:.1}%\">{}</span>",
+            up.down(*tick) / 10.0,
+            up.label(*tick)
+        ));
+    }
+    for tick in &along.ticks {
+        let label = grouped_whole(*tick);
+        labels.push_str(&format!("<span class=\"x\" style=\"left:{:.1}%\">{label}</span>", along.right(*tick) / 10.0));
+    }
+    let scale = if up.logarithmic { " The scale is logarithmic." } else { "" };
+    let (title, along_name) = (text(chart.title), text(chart.along));
+    let spoken = format!(
+        "{title} along the {along_name}s {} to {}: from {} to {}",
+        grouped_whole(along.low.ceil()),
+        grouped_whole(along.high.floor()),
+        number(least),
+        number(greatest)
+    );
+    Some(format!(
+        "<figure class=\"chart\"><h3>{title}</h3>\n<ul class=\"legend\">{legend}</ul>\n<div class=\"plot\">\
+         <svg role=\"img\" aria-label=\"{spoken}\" viewBox=\"0 0 {SIDE:.0} {SIDE:.0}\" preserveAspectRatio=\"none\">{drawing}</svg>\
+         {labels}<span class=\"along\">{along_name}</span></div>\n<figcaption>{}{scale}</figcaption></figure>\n",
+        text(&chart.caption)
+    ))
+}
+
+impl Scale {
+    fn along(low: f64, high: f64) -> Self {
+        let (low, high) = if low < high { (low, high) } else { (low - 0.5, high + 0.5) };
+        let step = nice((high - low) / 5.0).max(1.0);
+        Self { low, high, logarithmic: false, ticks: multiples(step, low, high) }
+    }
+
+    fn up(chart: &Chart<'_>, least: f64, greatest: f64) -> Self {
+        if chart.logarithmic && least > 0.0 && greatest / least > FAR_APART {
+            let (low, high) = (least.log10().floor(), greatest.log10().ceil());
+            let every = ((high - low) / 5.0).ceil().max(1.0);
+            let ticks = multiples(every, low, high).into_iter().map(|power| 10_f64.powf(power)).collect();
+            return Self { low, high, logarithmic: true, ticks };
+        }
+        let mut low = if chart.from_zero { least.min(0.0) } else { least };
+        let mut high = greatest;
+        if low >= high {
+            // A flat line lies in the middle, or at the bottom of a scale from 0.
+            let room = if high.abs() < 1.0 / HUGE { 1.0 } else { high.abs() * 0.1 };
+            (low, high) = (if chart.from_zero { low } else { low - room }, high + room);
+        }
+        let step = nice((high - low) / 4.0);
+        low = (low / step).floor() * step;
+        high = (high / step).ceil() * step;
+        if let Some(ceiling) = chart.ceiling.filter(|ceiling| greatest <= *ceiling) {
+            high = high.min(ceiling);
+        }
+        Self { low, high, logarithmic: false, ticks: multiples(step, low, high) }
+    }
+
+    fn share(&self, value: f64) -> f64 {
+        let value = if self.logarithmic { value.log10() } else { value };
+        (value - self.low) / (self.high - self.low)
+    }
+
+    fn right(&self, x: f64) -> f64 {
+        self.share(x).clamp(0.0, 1.0) * SIDE
+    }
+
+    fn down(&self, y: f64) -> f64 {
+        (1.0 - self.share(y).clamp(0.0, 1.0)) * SIDE
+    }
+
+    fn label(&self, tick: f64) -> String {
+        let largest = self.low.abs().max(self.high.abs());
+        if self.logarithmic || tick == 0.0 {
+            return if tick == 0.0 { "0".to_owned() } else { plainly(tick) };
+        }
+        if !(1e-3..1e5).contains(&largest) {
+            return format!("{tick:.1e}");
+        }
+        let decimals = match self.ticks[..] {
+            [one, next, ..] => decimals(next - one),
+            _ => usize::from(tick.fract().abs() > 1e-6),
         };
-        let up = |y: f64| HEIGHT - BOTTOM - (y - low) / (high - low) * (HEIGHT - BOTTOM - TOP);
-        let mut drawing = String::new();
-        for tick in ticks {
-            let y = up(tick);
-            let _ = write!(
-                drawing,
-                "<line class=\"grid\" x1=\"{LEFT}\" x2=\"{}\" y1=\"{y:.1}\" y2=\"{y:.1}\"/><text x=\"{}\" y=\"{:.1}\" text-anchor=\"end\">{}</text>",
-                WIDTH - RIGHT,
-                LEFT - 5.0,
-                y + 4.0,
-                number(tick)
-            );
+        format!("{tick:.decimals$}")
+    }
+}
+
+/// Digits behind the point that tell multiples of a step apart.
+fn decimals(step: f64) -> usize {
+    (0..8).find(|digits| step * 10_f64.powi(*digits) >= 0.99).map_or(8, |digits| digits.unsigned_abs() as usize)
+}
+
+/// A power of ten.
+fn plainly(value: f64) -> String {
+    if (0.001..100_000.0).contains(&value) { format!("{value}") } else { format!("{value:.0e}") }
+}
+
+fn grouped_whole(value: f64) -> String {
+    #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "epochs and steps, saturating")]
+    grouped(value.round() as u64)
+}
+
+/// 1, 2 or 5 times a power of ten, near `step`.
+fn nice(step: f64) -> f64 {
+    let power = 10_f64.powf(step.log10().floor());
+    let times = match step / power {
+        ..1.5 => 1.0,
+        ..3.5 => 2.0,
+        ..7.5 => 5.0,
+        _ => 10.0,
+    };
+    times * power
+}
+
+fn multiples(step: f64, low: f64, high: f64) -> Vec<f64> {
+    let first = (low / step - 1e-6).ceil();
+    let ticks = (0..32).map(|number| (first + f64::from(number)) * step);
+    ticks.take_while(|tick| *tick <= high + step * 1e-6).collect()
+}
+
+/// The line as SVG has it: gaps where values are missing, and a point where one stands alone.
+fn path(points: &[Point], along: &Scale, up: &Scale) -> String {
+    let mut drawn = String::new();
+    let mut begun = false;
+    for (x, value) in thin(points, BUCKETS) {
+        match value {
+            Some(value) => {
+                let (x, y) = (along.right(x), up.down(value));
+                drawn.push_str(&if begun { format!("L{x:.1} {y:.1}") } else { format!("M{x:.1} {y:.1}h0") });
+                begun = true;
+            }
+            None => begun = false,
         }
-        for (x, anchor) in [(first, "start"), (last, "end")].into_iter().take(if last > first { 2 } else { 1 }) {
-            let _ = write!(
-                drawing,
-                "<text x=\"{:.1}\" y=\"{}\" text-anchor=\"{anchor}\">{} {}</text>",
-                across(x),
-                HEIGHT - 5.0,
-                self.x,
-                number(x)
-            );
-        }
-        // Faint ones lie below.
-        let mut order: Vec<(usize, &Series)> = self.series.iter().enumerate().collect();
-        order.sort_by_key(|(_, series)| !series.faint);
-        for (at, series) in order {
-            let points: Vec<String> =
-                thin(&series.points).into_iter().map(|(x, y)| format!("{:.1},{:.1}", across(x), up(y))).collect();
-            let class = series.class(at);
-            let _ = write!(drawing, "<polyline class=\"{class}\" points=\"{}\"/>", points.join(" "));
-            if series.points.len() <= DOTS && !series.faint {
-                for (x, y) in &series.points {
-                    let _ = write!(
-                        drawing,
-                        "<circle class=\"dot s{}\" cx=\"{:.1}\" cy=\"{:.1}\" r=\"2.5\"><title>{} {}: {} {}</title></circle>",
-                        at % 4,
-                        across(*x),
-                        up(*y),
-                        self.x,
-                        number(*x),
-                        escaped(&series.name),
-                        number(*y)
-                    );
-                }
+    }
+    drawn
+}
+
+fn dots(points: &[Point], along: &Scale, up: &Scale) -> String {
+    let some = points.iter().filter_map(|(x, value)| Some((along.right(*x), up.down((*value)?))));
+    some.map(|(x, y)| format!("M{x:.1} {y:.1}h0")).collect()
+}
+
+/// Columns that show the values under a pointer.
+fn hits(chart: &Chart<'_>, along: &Scale) -> String {
+    let longest = chart.lines.iter().map(|line| line.points.len()).max().unwrap_or(0);
+    let count = longest.clamp(1, PLACES);
+    let width = SIDE / count as f64;
+    let mut columns = String::new();
+    for place in 0..count {
+        let (left, right) = (place as f64 * width, (place + 1) as f64 * width);
+        let within = |x: f64| {
+            let at = along.right(x);
+            (left <= at && at < right) || (place + 1 == count && at >= right)
+        };
+        let mut told = Vec::new();
+        let (mut first, mut last) = (f64::INFINITY, f64::NEG_INFINITY);
+        for line in &chart.lines {
+            let begin = line.points.partition_point(|(x, _)| along.right(*x) < left);
+            let here = || line.points[begin..].iter().take_while(|(x, _)| within(*x));
+            for (x, _) in here() {
+                (first, last) = (first.min(*x), last.max(*x));
+            }
+            let least = here().filter_map(|(_, value)| *value).reduce(f64::min);
+            let greatest = here().filter_map(|(_, value)| *value).reduce(f64::max);
+            if let (Some(least), Some(greatest)) = (least, greatest) {
+                let (least, greatest) = (number(least), number(greatest));
+                let values = if least == greatest { least } else { format!("{least} to {greatest}") };
+                told.push(format!("{}: {values}", text(&line.name)));
             }
         }
-        let key: String = self.series.iter().enumerate().map(|(at, series)| self.key(at, series)).collect();
-        let title = escaped(self.title);
-        Some(format!(
-            "<figure><figcaption><b>{title}</b>{key}</figcaption><svg viewBox=\"0 0 {WIDTH} {HEIGHT}\" role=\"img\" aria-label=\"{title}, from {} {} to {}\">{drawing}</svg></figure>",
-            self.x,
-            number(first),
-            number(last)
-        ))
+        if told.is_empty() {
+            continue;
+        }
+        let which = if first < last {
+            format!("{}s {} to {}", chart.along, grouped_whole(first), grouped_whole(last))
+        } else {
+            format!("{} {}", chart.along, grouped_whole(first))
+        };
+        columns.push_str(&format!(
+            "<rect class=\"hit\" x=\"{left:.1}\" y=\"0\" width=\"{width:.1}\" height=\"{SIDE:.0}\"><title>{which}\n{}</title></rect>",
+            told.join("\n")
+        ));
     }
-
-    /// The name of a line and its last value, beside a piece of it.
-    fn key(&self, at: usize, series: &Series) -> String {
-        let last = series.points.last().map(|(_, y)| number(*y)).unwrap_or_default();
-        format!(
-            "<span class=\"key\"><svg viewBox=\"0 0 26 10\" aria-hidden=\"true\"><line class=\"{}\" x1=\"0\" x2=\"26\" y1=\"5\" y2=\"5\"/></svg>{} {last}</span>",
-            series.class(at),
-            escaped(&series.name)
-        )
-    }
-}
-
-fn range(values: impl Iterator<Item = f64> + Clone) -> Option<(f64, f64)> {
-    Some((values.clone().reduce(f64::min)?, values.reduce(f64::max)?))
-}
-
-/// Round numbers around these, and the least and the greatest of them.
-fn nice(least: f64, most: f64) -> (Vec<f64>, f64, f64) {
-    // One value alone has room of its own size.
-    let spread = if most > least { most - least } else { Some(most.abs()).filter(|size| *size > 0.0).unwrap_or(1.0) };
-    let rough = spread / 4.0;
-    let power = 10_f64.powf(rough.log10().floor());
-    let step = [1.0, 2.0, 2.5, 5.0, 10.0].into_iter().map(|part| part * power).find(|step| *step >= rough);
-    let step = step.unwrap_or(10.0 * power);
-    let (low, high) = ((least / step).floor(), (most / step).ceil());
-    let high = if high > low { high } else { low + 1.0 };
-    #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "a handful")]
-    let count = (high - low).min(20.0) as u32;
-    ((0..=count).map(|at| (low + f64::from(at)) * step).collect(), low * step, high * step)
-}
-
-/// A number in few characters.
-pub fn number(value: f64) -> String {
-    let size = value.abs();
-    if value == 0.0 {
-        return "0".to_owned();
-    }
-    if !(1e-3..1e6).contains(&size) {
-        return format!("{value:.1e}");
-    }
-    let text = match size {
-        1000.0.. => format!("{value:.0}"),
-        10.0.. => format!("{value:.1}"),
-        0.1.. => format!("{value:.3}"),
-        _ => format!("{value:.4}"),
-    };
-    if text.contains('.') { text.trim_end_matches('0').trim_end_matches('.').to_owned() } else { text }
-}
-
-/// Of many points the least and the greatest of each of some hundred pieces, in their order: a spike of one step stays to be seen.
-fn thin(points: &[(f64, f64)]) -> Points {
-    if points.len() <= 2 * MOST {
-        return points.to_vec();
-    }
-    let size = points.len().div_ceil(MOST);
-    let pair = |piece: &[(f64, f64)]| {
-        let by_value = |one: &&(f64, f64), other: &&(f64, f64)| one.1.total_cmp(&other.1);
-        let (least, most) = (piece.iter().min_by(by_value), piece.iter().max_by(by_value));
-        let mut pair: Points = [least, most].into_iter().flatten().copied().collect();
-        pair.sort_by(|one, other| one.0.total_cmp(&other.0));
-        pair.dedup();
-        pair
-    };
-    points.chunks(size).flat_map(pair).collect()
-}
-
-/// The mean of what came before, later values counting more: over about a fiftieth of all.
-pub fn smooth(points: &[(f64, f64)]) -> Points {
-    let weight = 2.0 / (points.len() as f64 / 50.0 + 1.0).max(2.0);
-    let mut mean = None;
-    let smoothed = points.iter().filter(|(_, y)| y.is_finite()).map(|(x, y)| {
-        let next = mean.map_or(*y, |mean: f64| mean + weight * (y - mean));
-        mean = Some(next);
-        (*x, next)
-    });
-    smoothed.collect()
+    columns
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    #[test]
-    fn numbers_are_short() {
-        let shown = [0.0, 1.0, 0.5, 0.01, 1e-5, 123.456, 4321.0, 12_345_678.0, -0.25].map(number);
-        assert_eq!(shown, ["0", "1", "0.5", "0.01", "1.0e-5", "123.5", "4321", "1.2e7", "-0.25"]);
+    fn line(values: &[Option<f64>]) -> Line {
+        let points = values.iter().enumerate().map(|(at, value)| (at as f64 + 1.0, *value)).collect();
+        Line { name: "<b>".to_owned(), points, faint: false }
+    }
+
+    fn chart(values: &[Option<f64>]) -> Chart<'static> {
+        Chart { title: "loss", along: "epoch", logarithmic: true, lines: vec![line(values)], ..Chart::default() }
     }
 
     #[test]
-    fn ticks_are_round_and_hold_all() {
-        assert_eq!(nice(0.1, 0.93), (vec![0.0, 0.25, 0.5, 0.75, 1.0], 0.0, 1.0));
-        let (ticks, low, high) = nice(5.0, 5.0);
-        assert!(low <= 5.0 && high > 5.0 && ticks.len() >= 2, "{ticks:?}");
+    fn a_line_lies_between_its_extremes_with_gaps_where_values_are_missing() {
+        let drawn = figure(&chart(&[Some(4.0), Some(2.0), None, Some(3.0)])).expect("drawn");
+        assert!(drawn.contains("d=\"M0.0 0.0h0L333.3 1000.0M1000.0 500.0h0\""), "{drawn}");
+        assert!(drawn.contains("<title>epoch 2\n&lt;b&gt;: 2.000</title>"), "{drawn}");
+        assert!(drawn.contains("top:0.0%\">4.0</span>"), "{drawn}");
+        assert!(figure(&chart(&[None, None])).is_none() && figure(&chart(&[])).is_none());
     }
 
     #[test]
-    fn a_spike_stays_in_a_long_line() {
-        let mut points: Points = (0..100_000).map(|step| (f64::from(step), 1.0)).collect();
-        points[54_321].1 = 99.0;
-        let thinned = thin(&points);
-        assert!(thinned.len() <= 2 * MOST && thinned.contains(&(54_321.0, 99.0)));
-        assert!(thinned.windows(2).all(|pair| pair[0].0 < pair[1].0));
+    fn values_far_apart_get_a_logarithmic_scale() {
+        let drawn = figure(&chart(&[Some(1.0), Some(1000.0)])).expect("drawn");
+        assert!(drawn.contains("logarithmic") && drawn.contains(">100</span>"), "{drawn}");
+        // Nothing below 0 lies on one.
+        let drawn = figure(&chart(&[Some(-1.0), Some(1000.0)])).expect("drawn");
+        assert!(!drawn.contains("logarithmic"), "{drawn}");
     }
 
     #[test]
-    fn what_is_not_finite_is_left_out() {
-        let chart = Chart { title: "t", x: "step", series: vec![Series::new("s", vec![(1.0, f64::NAN)])] };
-        assert_eq!(chart.figure(), None);
-        let points = vec![(1.0, f64::INFINITY), (2.0, 0.5)];
-        let figure = Chart { title: "t", x: "step", series: vec![Series::new("s", points)] }.figure().expect("a value");
-        assert!(!figure.contains("inf") && !figure.contains("NaN"), "{figure}");
+    fn flat_huge_and_tiny_values_are_drawn() {
+        for value in [0.0, 1.0, -3.0, 1e-300, 1e300, f64::MAX, f64::MIN_POSITIVE] {
+            let drawn = figure(&chart(&[Some(value), Some(value)])).expect("drawn");
+            assert!(!drawn.contains("NaN") && !drawn.contains("inf"), "{value}: {drawn}");
+            assert!(drawn.len() < 10_000, "{value}");
+        }
+        let ends = figure(&chart(&[Some(f64::MIN), Some(f64::MAX)])).expect("drawn");
+        assert!(ends.len() < 10_000 && !ends.contains("NaN"), "{ends}");
+    }
+
+    #[test]
+    fn steps_of_a_scale_are_round() {
+        assert_eq!([0.3, 1.0, 1.6, 7.0, 40.0].map(nice), [0.2, 1.0, 2.0, 5.0, 50.0]);
+        assert_eq!(multiples(0.5, 0.9, 2.1), [1.0, 1.5, 2.0]);
+        assert_eq!([5.0, 0.5, 0.01, 0.002].map(decimals), [0, 1, 2, 3]);
     }
 }

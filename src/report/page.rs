@@ -1,92 +1,269 @@
-//! The page around a report's parts.
+//! The page: its head and its sections in order. Pure.
 
-/// Text as HTML shows it, also within an attribute. What no document may hold is left out.
+use std::fmt::Write as _;
+
+use jiff::tz::TimeZone;
+
+use super::markup::{table, text};
+use super::{Report, bars, course, pictures};
+use crate::inventory::render::bytes;
+use crate::output::chart::number;
+use crate::output::runs::{epochs, state};
+use crate::output::show::{log_of, predicted};
+use crate::output::words::{grouped, human_seconds, micro_batches, moment};
+use crate::record::summary::State;
+
+/// Nothing from anywhere: not a script, not a picture that is no part of the file.
+const POLICY: &str =
+    "default-src 'none'; img-src data:; style-src 'unsafe-inline'; base-uri 'none'; form-action 'none'";
+/// How it looks.
+const STYLE: &str = include_str!("style.css");
+/// Rows of the table of epochs, at most; of more, some in between are left out.
+const ROWS: usize = 100;
+/// Columns of it.
+const COLUMNS: usize = 24;
+
+/// The report as one HTML file.
 #[must_use]
-pub fn escaped(text: &str) -> String {
-    let mut safe = String::with_capacity(text.len());
-    for character in text.chars() {
-        match character {
-            '&' => safe.push_str("&amp;"),
-            '<' => safe.push_str("&lt;"),
-            '>' => safe.push_str("&gt;"),
-            '"' => safe.push_str("&quot;"),
-            '\'' => safe.push_str("&#39;"),
-            '\t' | '\n' => safe.push(character),
-            character if character.is_control() => {}
-            character => safe.push(character),
-        }
+pub fn html(report: &Report, zone: &TimeZone) -> String {
+    let run = &report.summary.run;
+    let name = text(&format!("{}/{}", run.name, run.id));
+    let charts = course::charts(report);
+    let charts = if charts.is_empty() {
+        "<p class=\"none\">The trainer told of no step and no validation.</p>\n".to_owned()
+    } else {
+        format!("<div class=\"charts\">\n{}</div>\n", charts.concat())
+    };
+    let memory = bars::memory(report).unwrap_or_default();
+    let timeline =
+        bars::timeline(report, zone).unwrap_or_else(|| "<p class=\"none\">No container was made.</p>\n".to_owned());
+    let sections = [
+        ("what", "What it was", what(report)),
+        ("course", "How it went", charts + &course_table(report)),
+        ("launches", "Launches and failures", timeline),
+        ("ranks", "Ranks and memory", memory + &ranks(report)),
+        ("pictures", "Sample predictions", pictures::gallery(report)),
+    ];
+    let mut body = String::new();
+    for (id, title, content) in sections {
+        let _ = write!(
+            body,
+            "<section id=\"{id}\" aria-labelledby=\"{id}-title\">\n<h2 id=\"{id}-title\">{title}</h2>\n{content}</section>\n"
+        );
     }
-    safe
-}
-
-/// A figure of the run; nothing where it is not known.
-#[must_use]
-pub fn fact(name: &str, value: &str) -> String {
-    if value.is_empty() {
-        return String::new();
-    }
-    format!("<div><dt>{}</dt><dd>{}</dd></div>", escaped(name), escaped(value))
-}
-
-/// The whole document. Nothing is loaded from anywhere, which the policy in it sees to; there is no script.
-#[must_use]
-pub fn page(title: &str, body: &str) -> String {
+    let gaps: String = report.gaps.iter().map(|gap| format!("<p class=\"note\">{}</p>\n", text(gap))).collect();
     format!(
-        "<!doctype html>\n<html lang=\"en\">\n<head>\n<meta charset=\"utf-8\">\n\
-         <meta http-equiv=\"Content-Security-Policy\" content=\"default-src 'none'; img-src data:; style-src 'unsafe-inline'\">\n\
+        "<!DOCTYPE html>\n<html lang=\"en\">\n<head>\n<meta charset=\"utf-8\">\n\
+         <meta http-equiv=\"Content-Security-Policy\" content=\"{POLICY}\">\n\
          <meta name=\"viewport\" content=\"width=device-width, initial-scale=1\">\n<meta name=\"color-scheme\" content=\"light dark\">\n\
-         <meta name=\"generator\" content=\"evenkeel {}\">\n<link rel=\"icon\" href=\"data:,\">\n<title>{}</title>\n<style>{STYLE}</style>\n</head>\n<body>\n<main>\n{body}</main>\n</body>\n</html>\n",
+         <meta name=\"referrer\" content=\"no-referrer\">\n<title>{name}</title>\n\
+         <link rel=\"icon\" href=\"data:,\">\n<style>\n{STYLE}</style>\n</head>\n<body>\n<main>\n{}{gaps}{body}</main>\n\
+         <footer><p>Made by Evenkeel {} from the run's record at {}. Times are those of {}.</p></footer>\n</body>\n</html>\n",
+        head(report, zone, &name),
         env!("CARGO_PKG_VERSION"),
-        escaped(title)
+        moment(report.made_ms, zone),
+        text(&offset(report.made_ms, zone)),
     )
 }
 
-/// Colours are told apart by those who see few of them, and lines by their dashes as well.
-const STYLE: &str = "
-:root{--ink:#1b1f24;--soft:#57606a;--line:#d8dee4;--paper:#fff;--card:#f6f8fa;--s0:#0072b2;--s1:#d55e00;--s2:#009e73;--s3:#aa4499;
---good:#116329;--bad:#a40e26;--mixed:#7d4e00;--now:#0550ae}
-@media(prefers-color-scheme:dark){:root{--ink:#e6edf3;--soft:#9da7b1;--line:#30363d;--paper:#0d1117;--card:#161b22;--s0:#58a6ff;--s1:#f0883e;
---s2:#3fb98f;--s3:#d98cc8;--good:#56d364;--bad:#ff8e8e;--mixed:#e3b341;--now:#79c0ff}}
-*{box-sizing:border-box}
-body{margin:0;background:var(--paper);color:var(--ink);font:16px/1.5 system-ui,-apple-system,'Segoe UI',Roboto,'Noto Sans',sans-serif}
-main{max-width:72rem;margin:0 auto;padding:1.5rem 1rem 4rem}
-h1{font-size:1.6rem;line-height:1.25;margin:.25rem 0;overflow-wrap:anywhere}
-h2{font-size:1.15rem;margin:2.25rem 0 .75rem;padding-bottom:.25rem;border-bottom:1px solid var(--line)}
-p{margin:.5rem 0;overflow-wrap:anywhere}
-.of{color:var(--soft)}
-.state{display:inline-block;margin:0;padding:.1rem .6rem;border:1px solid;border-radius:1rem;font-size:.875rem;font-weight:600}
-.good{color:var(--good)}.bad{color:var(--bad)}.mixed{color:var(--mixed)}.now{color:var(--now)}
-.failure{border-left:4px solid var(--bad);padding:.1rem 1rem .5rem;margin-top:1rem;background:var(--card)}
-.failure h2{border:0;margin:.5rem 0 0}
-.advice{color:var(--soft)}
-.facts{display:grid;grid-template-columns:repeat(auto-fill,minmax(9.5rem,1fr));gap:.75rem;margin:1.25rem 0 0}
-.facts div{background:var(--card);border:1px solid var(--line);border-radius:.5rem;padding:.5rem .75rem}
-dt{color:var(--soft);font-size:.8125rem}dd{margin:0;font-weight:600;overflow-wrap:anywhere}
-.charts{display:grid;grid-template-columns:repeat(auto-fit,minmax(min(100%,21rem),1fr));gap:1.25rem}
-figure{margin:0;min-width:0}
-.charts figure{border:1px solid var(--line);border-radius:.5rem;padding:.75rem}
-figcaption{font-size:.875rem;color:var(--soft);margin-bottom:.25rem}
-figcaption b{display:block;color:var(--ink);font-size:.9375rem}
-.key{white-space:nowrap;margin-right:.75rem}
-.key svg{width:1.6rem;height:.6rem;margin-right:.3rem;vertical-align:middle}
-svg{display:block;width:100%;height:auto;overflow:visible}
-.key svg{display:inline-block}
-svg text{font-size:13.5px;fill:var(--soft)}
-svg .strong{fill:var(--ink)}
-.grid{stroke:var(--line);stroke-width:1}
-.s{fill:none;stroke-width:2;stroke-linejoin:round}
-.s0{stroke:var(--s0)}.s1{stroke:var(--s1);stroke-dasharray:7 3}.s2{stroke:var(--s2);stroke-dasharray:2 3}.s3{stroke:var(--s3);stroke-dasharray:9 3 2 3}
-.faint{stroke:var(--s1);stroke-width:1;stroke-dasharray:none;opacity:.35}
-.dot{stroke:none}.dot.s0{fill:var(--s0)}.dot.s1{fill:var(--s1)}.dot.s2{fill:var(--s2)}.dot.s3{fill:var(--s3)}
-.seen{fill:var(--s0)}.room{fill:var(--line)}.over{fill:var(--bad)}.predicted{stroke:var(--ink);stroke-width:2;stroke-dasharray:4 2}
-.ran{fill:var(--s0)}.fell{fill:var(--bad)}.stop{fill:var(--mixed)}.mark{stroke:var(--ink);stroke-width:2}
-.wide{overflow-x:auto}
-table{border-collapse:collapse;font-size:.9375rem;width:100%}
-th,td{text-align:left;padding:.35rem .75rem .35rem 0;border-bottom:1px solid var(--line);vertical-align:top}
-thead th{color:var(--soft);font-weight:500}
-tbody th{font-weight:500;white-space:nowrap}
-code{font-family:ui-monospace,SFMono-Regular,Menlo,'DejaVu Sans Mono',monospace;font-size:.875em;overflow-wrap:anywhere}
-ol{padding-left:1.4rem;margin:.75rem 0}li{margin:.35rem 0;overflow-wrap:anywhere}
-.picture{margin-bottom:1rem}.picture img{max-width:100%;height:auto;border:1px solid var(--line);background:#fff}
-@media print{body{font-size:12px}section{break-inside:avoid}}
-";
+/// The offset from UTC that times are shown with.
+fn offset(ms: u64, zone: &TimeZone) -> String {
+    let moment = i64::try_from(ms).ok().and_then(|ms| jiff::Timestamp::from_millisecond(ms).ok());
+    moment.map_or_else(
+        || "UTC".to_owned(),
+        |moment| match zone.to_offset(moment) {
+            offset if offset.is_zero() => "UTC".to_owned(),
+            offset => format!("UTC{offset}"),
+        },
+    )
+}
+
+fn head(report: &Report, zone: &TimeZone, name: &str) -> String {
+    let summary = &report.summary;
+    let run = &summary.run;
+    let how = text(&state(run.state, run.class.as_deref()));
+    let time = run.seconds.map(human_seconds).map(|time| match run.state {
+        State::Running => format!(" for {time}"),
+        _ => format!(" after {time}"),
+    });
+    let begun = run.begun_ms.map(|ms| format!(", begun {}", moment(ms, zone))).unwrap_or_default();
+    let mut html = format!(
+        "<header>\n<p class=\"kind\">Report of a training</p>\n<h1>{name}</h1>\n\
+         <p><span class=\"state {}\">{how}</span>{}<span class=\"quiet\">{begun}</span></p>\n</header>\n",
+        run.state.name(),
+        time.unwrap_or_default(),
+    );
+    if let Some(failure) = &summary.failure {
+        let rank = failure.rank.map(|rank| format!("Rank {rank} failed first. ")).unwrap_or_default();
+        let class = failure.class.as_deref().map(|class| format!(" <code>{}</code>", text(class))).unwrap_or_default();
+        let advice = failure.advice.as_deref().map(|advice| format!("<p><b>What to do:</b> {}</p>", text(advice)));
+        let _ = writeln!(
+            html,
+            "<div class=\"outcome bad\" role=\"note\"><p><b>{rank}</b>{}{class}</p>{}</div>",
+            text(&failure.message),
+            advice.unwrap_or_default()
+        );
+    }
+    let remark = match run.state {
+        State::Unknown => {
+            "Its record has no end, and nobody works on it where this was made: its controller died, or this is a copy."
+        }
+        State::Running => "It goes on: this is how it stood when the report was made.",
+        State::Stopped => "It was stopped before its end, by somebody or by the system.",
+        State::Done | State::Failed => "",
+    };
+    if !remark.is_empty() {
+        let _ = writeln!(html, "<div class=\"outcome\" role=\"note\"><p>{remark}</p></div>");
+    }
+    html.push_str(&tiles(report));
+    html
+}
+
+/// The numbers that are asked for first.
+fn tiles(report: &Report) -> String {
+    let summary = &report.summary;
+    let mut html = String::new();
+    let mut add = |key: &str, value: Option<String>, more: String| {
+        if let Some(value) = value.filter(|value| !value.is_empty()) {
+            let _ = write!(html, "<div><dt>{key}</dt><dd>{value}<small>{more}</small></dd></div>");
+        }
+    };
+    let run = &summary.run;
+    add("Epochs", Some(epochs(run.epochs_done, run.epochs)), String::new());
+    let best = summary.best.as_ref();
+    let map = best.and_then(|best| best.map50).or(run.map50);
+    let at = best.map(|best| format!("best, of epoch {}", best.epoch)).unwrap_or_default();
+    add("mAP50", map.map(|map| format!("{map:.3}")), at);
+    let strict = report.table.points("metrics/mAP50-95(B)");
+    // Of equal ones the first.
+    let strict = strict.iter().rev().filter_map(|(epoch, value)| Some((*epoch, (*value)?)));
+    let strict = strict.max_by(|one, other| one.1.total_cmp(&other.1));
+    let at = strict.map(|(epoch, _)| format!("best, of epoch {epoch:.0}")).unwrap_or_default();
+    add("mAP50-95", strict.map(|(_, map)| format!("{map:.3}")), at);
+    let last = summary.course.last();
+    add("Loss", last.and_then(|last| last.loss).map(number), "of the last epoch".to_owned());
+    add("Images/s", summary.images_per_second.map(|speed| format!("{speed:.1}")), "all ranks".to_owned());
+    let launches = summary.generations.len();
+    add("Launches", (launches > 1).then(|| launches.to_string()), String::new());
+    if html.is_empty() { html } else { format!("<dl class=\"tiles\">{html}</dl>\n") }
+}
+
+fn what(report: &Report) -> String {
+    let summary = &report.summary;
+    let mut html = String::from("<dl class=\"facts\">\n");
+    let mut add = |key: &str, value: Option<String>| {
+        if let Some(value) = value.filter(|value| !value.is_empty()) {
+            let _ = writeln!(html, "<dt>{key}</dt><dd>{value}</dd>");
+        }
+    };
+    let code = |value: &str| format!("<code>{}</code>", text(value));
+    add("Trainer", summary.trainer.as_deref().map(text));
+    add("Model", summary.model.as_deref().map(text));
+    let files = report
+        .data
+        .as_ref()
+        .map(|(hash, files)| format!("<br><small>{} files, hashes {}</small>", grouped(*files), code(hash)));
+    add("Data", summary.data.as_deref().map(|data| text(data) + &files.unwrap_or_default()));
+    add("Code", report.commit.as_deref().map(code));
+    let digests: String = report.digests.iter().map(|digest| format!("<br><small>{}</small>", code(digest))).collect();
+    add("Image", summary.image.as_deref().map(|image| text(image) + &digests));
+    add("Batch", split(report));
+    add("Record", Some(code(&summary.run.path.display().to_string())));
+    html + "</dl>\n"
+}
+
+/// How a step's images come together: exactly, since nothing is rounded.
+fn split(report: &Report) -> Option<String> {
+    let target = report.summary.target_batch?;
+    let first = report.shares.first().map(|share| &share.micro_batches);
+    let alike = report.shares.iter().all(|share| Some(&share.micro_batches) == first);
+    let sum = match (first.map(Vec::as_slice), report.shares.len()) {
+        (Some([one, rest @ ..]), ranks) if alike && rest.iter().all(|size| size == one) => {
+            let count = rest.len() + 1;
+            let plural =
+                |count: usize, word: &str| if count == 1 { format!("1 {word}") } else { format!("{count} {word}s") };
+            let micro = if count == 1 { "1 micro-batch".to_owned() } else { format!("{count} micro-batches") };
+            format!(" = {} × {micro} × {one} images", plural(ranks, "rank"))
+        }
+        (Some([_, ..]), _) => {
+            let shares: Vec<String> =
+                report.shares.iter().map(|share| share.micro_batches.iter().sum::<u64>().to_string()).collect();
+            format!(" = {}, by rank", shares.join(" + "))
+        }
+        _ => String::new(),
+    };
+    let kind = report.summary.split.as_deref().map(|split| format!(" ({})", text(split))).unwrap_or_default();
+    Some(format!("{target} images an optimizer step{sum}{kind}"))
+}
+
+fn ranks(report: &Report) -> String {
+    let summary = &report.summary;
+    let shares = report.shares.iter().map(|share| share.rank);
+    let numbers =
+        shares.chain(summary.ranks.iter().map(|rank| rank.rank)).chain(summary.logs.iter().map(|log| log.rank));
+    let numbers: std::collections::BTreeSet<u64> = numbers.collect();
+    let row = |number: u64| {
+        let share = report.shares.iter().find(|share| share.rank == number);
+        let rank = summary.ranks.iter().find(|rank| rank.rank == number);
+        let log = summary.logs.iter().find(|log| log.rank == number);
+        let sizes = rank.map(|rank| &rank.micro_batches).filter(|sizes| !sizes.is_empty());
+        let sizes = sizes.or(share.map(|share| &share.micro_batches)).map(Vec::as_slice).unwrap_or_default();
+        let device = rank.map(|rank| rank.device.as_str()).or(share.map(|share| share.device.as_str()));
+        let model = share.and_then(|share| share.model.as_deref());
+        let size = |size: Option<u64>| size.map(bytes).unwrap_or_default();
+        let transport = u32::try_from(number).ok().and_then(|number| report.transports.get(&number));
+        vec![
+            number.to_string(),
+            device.map(text).unwrap_or_default(),
+            model.map(text).unwrap_or_default(),
+            micro_batches(sizes).replace(" x ", " × "),
+            if sizes.is_empty() { String::new() } else { sizes.iter().sum::<u64>().to_string() },
+            size(rank.and_then(|rank| rank.measured_bytes)),
+            rank.map(|rank| predicted(rank.predicted_bytes, rank.measured_bytes)).unwrap_or_default(),
+            size(rank.and_then(|rank| rank.budget_bytes)),
+            transport.map(|transport| text(transport)).unwrap_or_default(),
+            log.map(log_of).unwrap_or_default(),
+        ]
+    };
+    let rows: Vec<Vec<String>> = numbers.into_iter().map(row).collect();
+    if rows.is_empty() {
+        return "<p class=\"none\">No rank was planned.</p>\n".to_owned();
+    }
+    let head = [
+        "rank",
+        "device",
+        "model",
+        "micro-batches",
+        "images a step",
+        "memory seen",
+        "predicted",
+        "limit",
+        "transport",
+        "log",
+    ];
+    table("The ranks of the last launch", &head, &rows)
+}
+
+/// All numbers of the epochs, for who wants them exactly.
+fn course_table(report: &Report) -> String {
+    let epochs = &report.table.epochs;
+    if epochs.is_empty() {
+        return String::new();
+    }
+    let columns: Vec<&(String, Vec<Option<f64>>)> = report.table.columns.iter().take(COLUMNS).collect();
+    let every = epochs.len().div_ceil(ROWS);
+    let shown = (0..epochs.len()).filter(|at| at % every == 0 || at + 1 == epochs.len());
+    let cell = |value: Option<f64>| value.map(number).unwrap_or_default();
+    let rows: Vec<Vec<String>> = shown
+        .map(|at| {
+            let values = columns.iter().map(|(_, values)| cell(values.get(at).copied().flatten()));
+            std::iter::once(grouped(epochs[at])).chain(values).collect()
+        })
+        .collect();
+    let names: Vec<String> =
+        std::iter::once("epoch".to_owned()).chain(columns.iter().map(|(name, _)| text(name))).collect();
+    let names: Vec<&str> = names.iter().map(String::as_str).collect();
+    let some = if every > 1 { format!(": one of {every}, and the last") } else { String::new() };
+    let table = table("Numbers of the epochs", &names, &rows);
+    format!("<details><summary>Numbers of the epochs{some}</summary>\n{table}</details>\n")
+}

@@ -53,8 +53,7 @@ fn machine(place: &Place, busy: &[usize]) -> PathBuf {
         json!({
             "uuid": uuid, "name": "NVIDIA RTX A5000", "memory": { "total": 25_769_803_776_u64, "free": 25_455_230_976_u64 },
             "compute_capability": [8, 6], "mig_mode": { "error": 3 }, "compute_processes": programs,
-            "graphics_processes": [], "display_active": false, "utilization": 97, "temperature": 65, "power_milliwatts": 230_400,
-            "throttling": 4,
+            "graphics_processes": [], "display_active": false,
         })
     };
     let devices: Vec<Value> = CARDS.iter().enumerate().map(card).collect();
@@ -208,7 +207,8 @@ fn containers_get_the_gpus_of_the_job() {
     the_order_asked_for_is_the_order_of_ranks(&engine);
     busy_cards_are_left_out(&engine);
     locked_cards_are_left_out(&engine);
-    cards_are_looked_at_once_a_second(&engine);
+    cards_are_sampled(&engine);
+    a_card_that_hangs_holds_up_no_end(&engine);
     assert_eq!(engine.says(&["ps", "-aq"]), "", "containers were left behind");
 }
 
@@ -311,33 +311,67 @@ fn locked_cards_are_left_out(engine: &Private) {
     with_locks(&again, &locks).with_code(0);
 }
 
-fn cards_are_looked_at_once_a_second(engine: &Private) {
+/// Two cards that show something; a program of somebody else, this one, is on the second once `file` is there.
+fn busy_machine(place: &Place, file: &str, more: &Value) -> PathBuf {
+    let card = |uuid: &str| {
+        let mut card = json!({
+            "uuid": uuid, "name": "NVIDIA RTX A5000", "memory": { "total": 25_769_803_776_u64, "free": 20_000_000_000_u64 },
+            "compute_capability": [8, 6], "mig_mode": { "error": 3 }, "compute_processes": [], "graphics_processes": [],
+            "display_active": false, "utilization": 97, "temperature": 71, "power": 212_500, "throttling": 5,
+        });
+        for (key, value) in more.as_object().into_iter().flatten() {
+            card[key] = value.clone();
+        }
+        card
+    };
+    let mut devices = [card(CARDS[0]), card(CARDS[1])];
+    let other = json!({ "pid": std::process::id(), "used": 1 << 30, "once": place.path().join(file) });
+    devices[1]["compute_processes"] = json!([other]);
+    devices[1]["power"] = json!({ "error": 3 });
+    let document = json!({ "driver": "580.95.05", "nvml": "13.580.95.05", "cuda": 13000, "devices": devices });
+    place.write("busy.json", &document.to_string())
+}
+
+fn cards_are_sampled(engine: &Private) {
     let place = Place::new();
-    job(&place, "until [ -e /place/enough ]; do sleep 0.05; done", "gpus: 2\nvolumes: [.:/place]\n");
-    let run = Running::start(engine.train(&place, &[]));
-    until("rows of three seconds", || {
-        let table =
-            place.has_record().then(|| std::fs::read_to_string(place.record().join("devices.csv")).ok()).flatten()?;
-        (table.lines().filter(|line| line.contains(CARDS[1])).count() >= 3).then_some(())
-    });
-    place.write("enough", "");
-    run.end().with_code(0);
+    job(&place, "touch /place/up-$RANK; sleep 4", "device: [0, 1]\nvolumes: [.:/place]\n");
+    let mut command = engine.train(&place, &[]);
+    command.env("EVENKEEL_NVML_STUB", busy_machine(&place, "up-1", &json!({})));
+    Running::start(command).end().with_code(0);
     let table = place.recorded("devices.csv");
-    let mut lines = table.lines();
-    assert_eq!(
-        lines.next(),
-        Some(
-            "time_ms,generation,device,memory_used_bytes,memory_total_bytes,utilization_percent,temperature_c,power_w,throttling,processes"
-        )
-    );
-    for line in lines {
-        let (_, rest) = line.split_once(',').expect("a time");
-        let (device, rest) = rest.strip_prefix("1,").and_then(|rest| rest.split_once(',')).expect("the launch");
-        assert!(CARDS[..2].contains(&device), "{line}");
-        assert_eq!(rest, "314572800,25769803776,97,65,230.4,SW_POWER_CAP,", "{line}");
+    let header = "time_ms,generation,device,memory_used_bytes,memory_total_bytes,utilization_percent,temperature_c,power_w,throttling,processes\n";
+    assert!(table.starts_with(header), "{table}");
+    for (card, power) in [(CARDS[0], "212.5"), (CARDS[1], "")] {
+        let rows: Vec<&str> = table.lines().filter(|line| line.contains(card)).collect();
+        let shown = format!(",1,{card},5769803776,25769803776,97,71,{power},sw_power_cap,");
+        assert!(rows.iter().all(|row| row.contains(&shown)), "no `{shown}` in all of\n{table}");
+        let mut seconds: Vec<&str> = rows.iter().map(|row| &row[..10]).collect();
+        seconds.dedup();
+        assert!(seconds.len() >= 4 && rows.len() <= seconds.len() + 1, "{table}");
     }
-    let shown = place.run(&["show"]).with_code(0).stdout;
-    assert!(shown.contains("300 MiB of 24.0 GiB") && shown.contains("SW_POWER_CAP"), "{shown}");
+    // Somebody else's program, by its number, its memory, and that it is none of the run's.
+    let (pid, more) = (std::process::id(), format!(":{}:foreign", 1 << 30));
+    let foreign = table.lines().filter(|row| row.contains(CARDS[1]) && row.ends_with(&more));
+    assert!(foreign.clone().count() >= 2, "{table}");
+    assert!(foreign.clone().all(|row| row.contains(&format!(",{pid}:"))), "{table}");
+    assert!(!table.lines().any(|row| row.contains(CARDS[0]) && row.ends_with("foreign")), "{table}");
+    let shown = Ended::from(place.evenkeel(&["show"]).output().expect("it starts")).with_code(0).stdout;
+    for words in
+        ["GPU-9f000000", "97 %", "212 W", "throttled", "sw_power_cap for ", "foreign", &format!("(process {pid})")]
+    {
+        assert!(shown.contains(words), "no `{words}` in\n{shown}");
+    }
+    // Ranks as well, by the kernel's counters of this engine.
+    assert!(place.recorded("ranks.csv").lines().count() > 8, "{}", place.recorded("ranks.csv"));
+}
+
+fn a_card_that_hangs_holds_up_no_end(engine: &Private) {
+    let place = Place::new();
+    job(&place, "true", "device: [0, 1]\nvolumes: [.:/place]\n");
+    let mut command = engine.train(&place, &[]);
+    command.env("EVENKEEL_NVML_STUB", busy_machine(&place, "never", &json!({ "hang": "temperature" })));
+    Running::start(command).end().with_code(0);
+    assert!(!place.record().join("devices.csv").exists(), "a row of what never answered");
 }
 
 #[test]

@@ -25,6 +25,7 @@ mod metrics;
 mod mlflow;
 mod output;
 mod pod;
+mod report;
 mod running;
 mod stalled;
 mod webhooks;

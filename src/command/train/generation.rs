@@ -18,7 +18,7 @@ use crate::output::{self, Screen};
 use crate::plan::Plan;
 use crate::record::past::{self, Intent};
 use crate::record::{self, Journal, RunDir};
-use crate::sample::{self, Sampler};
+use crate::sample::{Sampler, Subject};
 use crate::settings::Settings;
 use crate::signal::Signals;
 use crate::watch::state::{How, RankEnd, RunState};
@@ -152,7 +152,7 @@ impl Generation<'_> {
         report: Report<'_>,
     ) -> Result<Ended, Failure> {
         let prepared = &self.ready.prepared;
-        let watched = watch::Launch {
+        let launch = watch::Launch {
             engine: &self.ready.engine,
             containers: intent.containers.clone(),
             begin,
@@ -161,18 +161,19 @@ impl Generation<'_> {
             control: self.run.control(),
             grace: prepared.job().stop_grace_period,
         };
-        let gpus = self.plan.ranks.iter().zip(prepared.rank_devices());
-        let subjects = sample::Subjects {
-            generation: self.number,
-            containers: intent.containers.clone(),
-            gpus: gpus.filter_map(|(rank, device)| Some((rank.device.to_string(), device.gpu?))).collect(),
-            nvml: self.settings.nvml.clone(),
-        };
-        let sampler = Sampler::begin(&self.ready.engine, self.run.path(), subjects);
         let mut heard = Heard::default();
         let mut limit_kept = false;
-        let Watched { state, trouble } = watch::watch(&watched, journal, signals, &mut |event, when| {
+        let mut sampler = Sampler::start(&Subject {
+            engine: &self.ready.engine,
+            containers: &intent.containers,
+            generation: self.number,
+            run: self.run,
+            gpus: prepared.rank_devices().into_iter().filter_map(|device| device.gpu).collect(),
+            nvml: self.settings.nvml.as_deref(),
+        });
+        let watched = watch::watch(&launch, journal, signals, &mut |event, when| {
             heard.hear(event);
+            sampler.hear(event);
             limit_kept |= matches!(event, Event::LimitKept { .. });
             match when {
                 When::Now => screen.event(event),
@@ -180,8 +181,9 @@ impl Generation<'_> {
             }
             report(event, when);
         })
-        .await?;
-        drop(sampler);
+        .await;
+        sampler.stop().await;
+        let Watched { state, trouble } = watched?;
         let ends = state.ends();
         let ran = |rank| ends.iter().any(|end| end.rank == rank && !matches!(end.how, How::NotStarted { .. }));
         let logs = heard.verify(self.run, &intent.begins, ran);

@@ -3,6 +3,7 @@
 use super::*;
 use crate::record::read::Glance;
 use crate::record::summary::{Attempt, StepDown};
+use crate::record::usage::{DEVICE_COLUMNS, RANK_COLUMNS, Usage, devices, ranks};
 
 const LOOK: Look = Look { width: 80, colour: false, unicode: true };
 
@@ -44,7 +45,6 @@ fn run() -> Summary {
         ..first.clone()
     };
     Summary {
-        usage: crate::record::usage::Usage::default(),
         run: Glance {
             id: "20261124-034501".into(),
             name: "shapes".into(),
@@ -76,6 +76,7 @@ fn run() -> Summary {
             .collect(),
         best: Some(Epoch { epoch: 3, loss: Some(1.0), map50: Some(0.8) }),
         weights: Some("weights/best.safetensors".into()),
+        usage: Usage::default(),
     }
 }
 
@@ -173,4 +174,40 @@ fn what_is_not_known_is_left_out() {
     let expected =
         "shapes/20261124-034501  unknown\nrecord     runs/shapes/20261124-034501\n\nunknown    its record has no end";
     assert!(text.starts_with(expected), "{text}");
+}
+
+#[test]
+fn what_was_used_is_told_with_small_charts() {
+    use std::fmt::Write;
+    let (mut rank_rows, mut device_rows) = (format!("{RANK_COLUMNS}\n"), format!("{DEVICE_COLUMNS}\n"));
+    for second in 0..120_u64 {
+        let time = 1_795_491_902_000 + second * 1000;
+        for rank in 0..2 {
+            let (cpu, memory) =
+                (if second == 0 { String::new() } else { format!("{second}.0") }, ((second + 1) * 10) << 20);
+            let _ = writeln!(rank_rows, "{time},1,{rank},{cpu},{memory},{},", memory + 1);
+        }
+        let (throttled, game) =
+            if second < 90 { ("none", "") } else { ("sw_power_cap", ";8:ga\x07me:1073741824:foreign") };
+        let _ = writeln!(
+            device_rows,
+            "{time},1,GPU-9f000000-1c2d-4e5f-8a9b-0123456789ab,{},25769803776,{second},71,212.5,{throttled},7:python:5:rank-0{game}",
+            (second + 1) << 27,
+        );
+    }
+    let mut it = run();
+    it.usage = Usage { ranks: ranks(&rank_rows), devices: devices(&device_rows) };
+    let expected = "
+rank  CPU   at most                memory                 predicted
+0     60 %  119 %    ▁▁▂▃▃▄▅▆▆▇██  1.2 GiB  ▁▂▂▃▄▄▅▆▆▇██  1.1 GiB (-8.3 %)
+1     60 %  119 %    ▁▁▂▃▃▄▅▆▆▇██  1.2 GiB  ▁▂▂▃▄▄▅▆▆▇██  1.1 GiB (-8.3 %)
+
+device        memory    of                      use                 hottest  power
+GPU-9f000000  15.0 GiB  24.0 GiB  ▁▂▂▃▄▄▅▆▆▇██  60 %  ▁▁▂▃▃▄▅▆▆▇██  71 °C    212 W
+throttled  GPU-9f000000: sw_power_cap for 30 s
+foreign    GPU-9f000000: game (process 8) for 30 s, 1.0 GiB at most";
+    let text = summary(&it, LOOK, &TimeZone::UTC);
+    assert!(text.ends_with(expected), "{text}");
+    let text = summary(&it, Look { unicode: false, ..LOOK }, &TimeZone::UTC);
+    assert!(text.is_ascii(), "{text}");
 }

@@ -1,115 +1,116 @@
-//! What ranks and devices took, a line each, and their course as small charts. Pure.
+//! What ranks and devices were seen to use: a table each, a chart a row, and what a person should know of. Pure.
 
-use super::super::chart::{beside, chart};
-use super::super::look::Look;
-use super::super::plain;
-use super::super::words::{columns, human_seconds};
+use super::{MARGIN, plain, predicted};
 use crate::inventory::render::bytes;
-use crate::record::usage::{DeviceUsage, RankUsage, Usage};
+use crate::output::chart::spark;
+use crate::output::look::Look;
+use crate::output::words::{columns, entry, human_seconds};
+use crate::record::summary::Attempt;
+use crate::record::usage::{DeviceUsage, Gauge, RankUsage, Usage};
 
-/// Ranks or devices that have a chart: more would fill the screen.
-const CHARTS: usize = 2;
+/// Columns of a chart, where the terminal is narrow and where it is wide.
+const CHART: [usize; 2] = [12, 24];
+/// Columns from which on a terminal is wide.
+const WIDE: usize = 110;
 
-/// The lines; none where nobody looked.
-pub fn lines(usage: &Usage, look: Look) -> Vec<String> {
-    let mut lines = Vec::new();
-    if !usage.ranks.is_empty() {
-        let heading = ["rank", "processors", "host memory", "peak with cache"].map(str::to_owned);
-        lines.extend(columns(&std::iter::once(heading).chain(usage.ranks.iter().map(rank)).collect::<Vec<_>>()));
+/// The lines of it.
+pub fn lines(usage: &Usage, planned: &[Attempt], look: Look) -> Vec<String> {
+    let mut lines = ranks(&usage.ranks, planned, look);
+    if !lines.is_empty() && !usage.devices.is_empty() {
+        lines.push(String::new());
     }
-    if !usage.devices.is_empty() {
-        let heading = ["gpu", "memory", "used", "hottest", "power", "slowed down"].map(str::to_owned);
-        lines.extend(columns(&std::iter::once(heading).chain(usage.devices.iter().map(device)).collect::<Vec<_>>()));
+    lines.extend(devices(&usage.devices, look));
+    for device in &usage.devices {
+        lines.extend(remarks(device, look));
     }
-    lines.extend(charts(usage, look));
     lines
 }
 
-fn rank(it: &RankUsage) -> [String; 4] {
-    [
-        it.rank.to_string(),
-        it.cpu_percent.map(|percent| format!("{percent:.0} %")).unwrap_or_default(),
-        bytes(it.memory_bytes),
-        it.memory_peak_bytes.map(bytes).unwrap_or_default(),
-    ]
-}
-
-fn device(it: &DeviceUsage) -> [String; 6] {
-    let of = it.memory_total_bytes.map(|total| format!(" of {}", bytes(total))).unwrap_or_default();
-    let reasons = it.throttled_seconds.iter();
-    let slowed: Vec<String> =
-        reasons.map(|(reason, seconds)| format!("{} {}", plain(reason), human_seconds(*seconds as f64))).collect();
-    [
-        plain(&it.device),
-        it.memory_bytes.map(|used| format!("{}{of}", bytes(used))).unwrap_or_default(),
-        it.utilization_percent.map(|percent| format!("{percent:.0} %")).unwrap_or_default(),
-        it.temperature_c.map(|degrees| format!("{degrees:.0} C")).unwrap_or_default(),
-        it.power_w.map(|watts| format!("{watts:.0} W")).unwrap_or_default(),
-        slowed.join(", "),
-    ]
-}
-
-fn charts(usage: &Usage, look: Look) -> Vec<String> {
-    const MIB: f64 = (1 << 20) as f64;
-    let draw = |title: String, points: &[(u64, f64)], unit: f64| -> Vec<String> {
-        let Some((first, _)) = points.first() else { return Vec::new() };
-        if points.len() < 3 {
-            return Vec::new();
-        }
-        // By seconds since the first.
-        let points: Vec<(u64, Option<f64>)> =
-            points.iter().map(|(ms, value)| (ms.saturating_sub(*first) / 1000, Some(value / unit))).collect();
-        chart(&title, &points, look.width.saturating_sub(4) / 2, look.unicode)
-    };
-    let mut drawn: Vec<Vec<String>> = if usage.devices.is_empty() {
-        let ranks = usage.ranks.iter().take(CHARTS);
-        ranks.map(|rank| draw(format!("MiB of rank {}, by seconds", rank.rank), &rank.memory, MIB)).collect()
-    } else {
-        let devices = usage.devices.iter().take(CHARTS);
-        devices.map(|gpu| draw(format!("% of gpu {}, by seconds", plain(&gpu.device)), &gpu.utilization, 1.0)).collect()
-    };
-    drawn.retain(|chart| !chart.is_empty());
-    let mut drawn = drawn.into_iter();
-    match (drawn.next(), drawn.next()) {
-        (None, _) => Vec::new(),
-        (Some(one), None) => one,
-        (Some(one), Some(other)) => beside(one, other, look.width),
+fn ranks(ranks: &[RankUsage], planned: &[Attempt], look: Look) -> Vec<String> {
+    if ranks.is_empty() {
+        return Vec::new();
     }
+    let mut rows = vec![["rank", "CPU", "at most", "", "memory", "", "predicted", "limit"].map(str::to_owned)];
+    for rank in ranks {
+        let plan = planned.iter().find(|plan| plan.rank == rank.rank);
+        let peak = whole(rank.memory_bytes.peak);
+        // What is predicted for a rank on a GPU is the GPU's memory.
+        let plan = plan.filter(|plan| plan.device.starts_with("cpu"));
+        rows.push([
+            rank.rank.to_string(),
+            percent(rank.cpu_percent.mean),
+            percent(rank.cpu_percent.peak),
+            chart(&rank.cpu_percent, look),
+            peak.map(bytes).unwrap_or_default(),
+            chart(&rank.memory_bytes, look),
+            plan.map(|plan| predicted(plan.predicted_bytes, peak)).unwrap_or_default(),
+            rank.memory_limit_bytes.map(bytes).unwrap_or_default(),
+        ]);
+    }
+    columns(&rows)
 }
 
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn what_was_taken_is_a_line_each() {
-        let rank = RankUsage {
-            rank: 1,
-            cpu_percent: Some(98.7),
-            memory_bytes: 1 << 30,
-            memory_peak_bytes: Some(3 << 30),
-            memory: vec![(1000, 1e9)],
-        };
-        let device = DeviceUsage {
-            device: "0".into(),
-            memory_bytes: Some(8 << 30),
-            memory_total_bytes: Some(24 << 30),
-            utilization_percent: Some(87.0),
-            temperature_c: Some(71.0),
-            power_w: Some(228.0),
-            throttled_seconds: [("SW_POWER_CAP".to_owned(), 95)].into(),
-            utilization: Vec::new(),
-        };
-        let look = Look { width: 80, colour: false, unicode: false };
-        let lines = lines(&Usage { ranks: vec![rank], devices: vec![device] }, look);
-        assert_eq!(
-            lines,
-            [
-                "rank  processors  host memory  peak with cache",
-                "1     99 %        1.0 GiB      3.0 GiB",
-                "gpu  memory               used  hottest  power  slowed down",
-                "0    8.0 GiB of 24.0 GiB  87 %  71 C     228 W  SW_POWER_CAP 95 s",
-            ]
-        );
+fn devices(devices: &[DeviceUsage], look: Look) -> Vec<String> {
+    if devices.is_empty() {
+        return Vec::new();
     }
+    let mut rows = vec![["device", "memory", "of", "", "use", "", "hottest", "power"].map(str::to_owned)];
+    for device in devices {
+        let temperature = device.temperature_c.peak.map(|peak| format!("{peak:.0} °C"));
+        let degrees = if look.unicode { temperature } else { temperature.map(|text| text.replace('°', "")) };
+        rows.push([
+            short(&device.device),
+            whole(device.memory_used_bytes.peak).map(bytes).unwrap_or_default(),
+            device.memory_total_bytes.map(bytes).unwrap_or_default(),
+            chart(&device.memory_used_bytes, look),
+            percent(device.utilization_percent.mean),
+            chart(&device.utilization_percent, look),
+            degrees.unwrap_or_default(),
+            device.power_w.peak.map(|peak| format!("{peak:.0} W")).unwrap_or_default(),
+        ]);
+    }
+    columns(&rows)
+}
+
+/// What held a device back, and who else was on it.
+fn remarks(device: &DeviceUsage, look: Look) -> Vec<String> {
+    let name = short(&device.device);
+    let mut lines = Vec::new();
+    if !device.throttling.is_empty() {
+        let each =
+            device.throttling.iter().map(|it| format!("{} for {}", plain(&it.reason), human_seconds(it.seconds)));
+        let text = format!("{name}: {}", each.collect::<Vec<_>>().join(", "));
+        lines.extend(entry("throttled", &text, MARGIN, look));
+    }
+    for foreign in &device.foreign {
+        let name_of = if foreign.name.is_empty() { "a process".to_owned() } else { plain(&foreign.name) };
+        let peak = foreign.peak_bytes.map(|peak| format!(", {} at most", bytes(peak))).unwrap_or_default();
+        let text = format!("{name}: {name_of} (process {}) for {}{peak}", foreign.pid, human_seconds(foreign.seconds));
+        lines.extend(entry("foreign", &text, MARGIN, look));
+    }
+    lines
+}
+
+/// The beginning of a UUID, which tells the cards of one machine apart.
+fn short(uuid: &str) -> String {
+    let parts: Vec<&str> = uuid.splitn(3, '-').take(2).collect();
+    plain(&parts.join("-"))
+}
+
+fn chart(gauge: &Gauge, look: Look) -> String {
+    let points: Vec<_> = gauge.course.points().collect();
+    // One sample is no course.
+    if points.len() < 2 {
+        return String::new();
+    }
+    spark(&points, CHART[usize::from(look.width >= WIDE)], look.unicode)
+}
+
+fn percent(value: Option<f64>) -> String {
+    value.map(|value| format!("{value:.0} %")).unwrap_or_default()
+}
+
+#[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "bytes of a machine, saturating")]
+fn whole(value: Option<f64>) -> Option<u64> {
+    value.map(|value| value as u64)
 }

@@ -23,7 +23,11 @@
 //!       "compute_processes": [{"pid": 5000001, "used": 1073741824}, {"pid": 5000002}],
 //!       "graphics_processes": [],
 //!       "display_active": true,
-//!       "utilization": 97, "temperature": 65, "power_milliwatts": 230000, "throttling": 4
+//!       "utilization": 97,
+//!       "temperature": 71,
+//!       "power": 212500,
+//!       "throttling": 4,
+//!       "hang": "utilization"
 //!     }
 //!   ]
 //! }
@@ -32,7 +36,8 @@
 //! Everything may be left out. Wherever a value can stand, `{"error": CODE}` makes that call answer with an error of NVML's;
 //! a value that is not there answers 3, not supported, as real cards do. `device_count` and `handle` are there for their
 //! errors: the count is that of `devices`. A `null` among `mig_devices` is a number that no instance bears. A process
-//! without `used` has memory that the driver does not tell.
+//! without `used` has memory that the driver does not tell. `power` is in milliwatts, `throttling` NVML's bits of reasons. The call that
+//! `hang` names never answers. A process with `"once": PATH` is there once that file is.
 
 mod answer;
 
@@ -251,6 +256,89 @@ pub unsafe extern "C" fn nvmlDeviceGetHandleByIndex_v2(index: c_uint, handle: *m
     code(found.and_then(|device| unsafe { store(handle, std::ptr::from_ref(device)) }))
 }
 
+/// The device, or MIG instance, of a `uuid`.
+///
+/// # Safety
+///
+/// As NVML demands: `uuid` is a text with its end mark, `handle` takes a handle.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn nvmlDeviceGetHandleByUUID(uuid: *const c_char, handle: *mut Handle) -> Code {
+    let find = || {
+        if uuid.is_null() {
+            return Err(INVALID_ARGUMENT);
+        }
+        // SAFETY: not null, and so a text with its end mark, as the caller promises.
+        let uuid = unsafe { std::ffi::CStr::from_ptr(uuid) }.to_str().map_err(|_| INVALID_ARGUMENT)?;
+        let mut all =
+            devices()?.iter().flat_map(|card| std::iter::once(card).chain(array(card, "mig_devices").unwrap_or(&[])));
+        let found = all.find(|device| text(device, "uuid") == Ok(uuid)).ok_or(NOT_FOUND)?;
+        found.get("handle").and_then(error_of).map_or(Ok(found), Err)
+    };
+    // SAFETY: the caller promises what `store` needs.
+    code(find().and_then(|device| unsafe { store(handle, std::ptr::from_ref(device)) }))
+}
+
+/// A number that a device tells; never, where it is to hang.
+fn gauge<T: TryFrom<u64>>(handle: Handle, name: &str) -> Result<T, Code> {
+    let device = device(handle)?;
+    while device.get("hang").and_then(Value::as_str) == Some(name) {
+        std::thread::park();
+    }
+    integer(field(device, name)?)
+}
+
+/// `nvmlUtilization_t`.
+#[repr(C)]
+pub struct Utilization {
+    gpu: c_uint,
+    memory: c_uint,
+}
+
+/// `utilization`.
+///
+/// # Safety
+///
+/// As NVML demands: `handle` is one of this library's, `utilization` takes an `nvmlUtilization_t`.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn nvmlDeviceGetUtilizationRates(handle: Handle, utilization: *mut Utilization) -> Code {
+    let told = gauge(handle, "utilization").map(|gpu| Utilization { gpu, memory: 0 });
+    // SAFETY: the caller promises what `store` needs.
+    code(told.and_then(|told| unsafe { store(utilization, told) }))
+}
+
+/// `temperature`, of any sensor.
+///
+/// # Safety
+///
+/// As NVML demands: `handle` is one of this library's, `temperature` takes an integer.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn nvmlDeviceGetTemperature(handle: Handle, _sensor: c_uint, temperature: *mut c_uint) -> Code {
+    // SAFETY: the caller promises what `store` needs.
+    code(gauge(handle, "temperature").and_then(|told| unsafe { store(temperature, told) }))
+}
+
+/// `power`.
+///
+/// # Safety
+///
+/// As NVML demands: `handle` is one of this library's, `power` takes an integer.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn nvmlDeviceGetPowerUsage(handle: Handle, power: *mut c_uint) -> Code {
+    // SAFETY: the caller promises what `store` needs.
+    code(gauge(handle, "power").and_then(|told| unsafe { store(power, told) }))
+}
+
+/// `throttling`.
+///
+/// # Safety
+///
+/// As NVML demands: `handle` is one of this library's, `reasons` takes a long integer.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn nvmlDeviceGetCurrentClocksThrottleReasons(handle: Handle, reasons: *mut c_ulonglong) -> Code {
+    // SAFETY: the caller promises what `store` needs.
+    code(gauge(handle, "throttling").and_then(|told| unsafe { store(reasons, told) }))
+}
+
 /// `memory`.
 ///
 /// # Safety
@@ -350,7 +438,10 @@ pub unsafe extern "C" fn nvmlDeviceGetMigDeviceHandleByIndex(
 ///
 /// `count` is null or valid; `infos` is null or takes as many as `count` says.
 unsafe fn processes(handle: Handle, name: &str, count: *mut c_uint, infos: *mut ProcessInfo) -> Result<(), Code> {
-    let told = array(device(handle)?, name)?;
+    let there = |process: &&Value| {
+        process.get("once").and_then(Value::as_str).is_none_or(|path| std::path::Path::new(path).exists())
+    };
+    let told: Vec<&Value> = array(device(handle)?, name)?.iter().filter(there).collect();
     // SAFETY: the caller promises a null or valid place.
     let room = *unsafe { count.as_ref() }.ok_or(INVALID_ARGUMENT)?;
     // SAFETY: the place was not null.
@@ -441,82 +532,4 @@ pub unsafe extern "C" fn nvmlDeviceGetDisplayActive(handle: Handle, active: *mut
     let told = device(handle).and_then(|device| field(device, "display_active")?.as_bool().ok_or(UNKNOWN));
     // SAFETY: the caller promises what `store` needs.
     code(told.and_then(|told| unsafe { store(active, c_uint::from(told)) }))
-}
-
-/// A card, or an instance of one, by its UUID.
-///
-/// # Safety
-///
-/// As NVML demands: `uuid` is a text with its end mark, `found` takes a handle.
-#[unsafe(no_mangle)]
-pub unsafe extern "C" fn nvmlDeviceGetHandleByUUID(uuid: *const c_char, found: *mut Handle) -> Code {
-    let look = || {
-        if uuid.is_null() {
-            return Err(INVALID_ARGUMENT);
-        }
-        // SAFETY: not null, and a text with its end mark, as the caller promises.
-        let wanted = unsafe { std::ffi::CStr::from_ptr(uuid) }.to_str().map_err(|_| INVALID_ARGUMENT)?;
-        let all = array(document()?, "devices")?.iter();
-        let mut all =
-            all.flat_map(|card| std::iter::once(card).chain(array(card, "mig_devices").into_iter().flatten()));
-        let device = all.find(|device| text(device, "uuid") == Ok(wanted)).ok_or(NOT_FOUND)?;
-        // SAFETY: the caller promises what `store` needs.
-        unsafe { store(found, std::ptr::from_ref(device)) }
-    };
-    code(look())
-}
-
-/// `nvmlUtilization_t`.
-#[repr(C)]
-pub struct Utilization {
-    gpu: c_uint,
-    memory: c_uint,
-}
-
-/// `utilization`.
-///
-/// # Safety
-///
-/// As NVML demands: `handle` is one of this library's, `rates` takes what it is called.
-#[unsafe(no_mangle)]
-pub unsafe extern "C" fn nvmlDeviceGetUtilizationRates(handle: Handle, rates: *mut Utilization) -> Code {
-    let told = device(handle).and_then(|device| integer(field(device, "utilization")?));
-    // SAFETY: the caller promises what `store` needs.
-    code(told.and_then(|gpu| unsafe { store(rates, Utilization { gpu, memory: 0 }) }))
-}
-
-/// `temperature`, whatever the sensor.
-///
-/// # Safety
-///
-/// As NVML demands: `handle` is one of this library's, `temperature` takes an integer.
-#[unsafe(no_mangle)]
-pub unsafe extern "C" fn nvmlDeviceGetTemperature(handle: Handle, _sensor: c_uint, temperature: *mut c_uint) -> Code {
-    let told = device(handle).and_then(|device| integer(field(device, "temperature")?));
-    // SAFETY: the caller promises what `store` needs.
-    code(told.and_then(|told| unsafe { store(temperature, told) }))
-}
-
-/// `power_milliwatts`.
-///
-/// # Safety
-///
-/// As NVML demands: `handle` is one of this library's, `power` takes an integer.
-#[unsafe(no_mangle)]
-pub unsafe extern "C" fn nvmlDeviceGetPowerUsage(handle: Handle, power: *mut c_uint) -> Code {
-    let told = device(handle).and_then(|device| integer(field(device, "power_milliwatts")?));
-    // SAFETY: the caller promises what `store` needs.
-    code(told.and_then(|told| unsafe { store(power, told) }))
-}
-
-/// `throttling`, the bits of NVML's reasons.
-///
-/// # Safety
-///
-/// As NVML demands: `handle` is one of this library's, `reasons` takes an integer.
-#[unsafe(no_mangle)]
-pub unsafe extern "C" fn nvmlDeviceGetCurrentClocksThrottleReasons(handle: Handle, reasons: *mut c_ulonglong) -> Code {
-    let told = device(handle).and_then(|device| integer(field(device, "throttling")?));
-    // SAFETY: the caller promises what `store` needs.
-    code(told.and_then(|told| unsafe { store(reasons, told) }))
 }

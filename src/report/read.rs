@@ -1,0 +1,173 @@
+//! A report's material out of a run's directory. What is missing or cannot be read leaves a gap, which the report names.
+
+use std::fs::{File, OpenOptions};
+use std::io::{self, BufRead as _, BufReader, Read as _, Seek as _, SeekFrom};
+use std::os::unix::fs::OpenOptionsExt as _;
+use std::path::Path;
+
+use serde_json::Value;
+
+use super::series::{Heard, Table};
+use super::{Picture, Report, Share, pictures};
+use crate::record::find::Found;
+use crate::record::journal::{self, JournalError};
+use crate::record::read;
+use crate::runlock::{self, RunLock};
+
+/// Bytes of results.csv, of plan.json and of a lock, at most.
+const TABLE: u64 = 64 << 20;
+/// Bytes of the events of all ranks, at most: a hundred thousand steps of eight ranks are about half of it.
+const EVENTS: u64 = 512 << 20;
+
+/// Reads all that a report tells of a run. `now_ms` is the time, in milliseconds since the Unix epoch.
+///
+/// # Errors
+///
+/// The journal cannot be read.
+pub fn report(found: &Found, now_ms: u64) -> Result<Report, JournalError> {
+    let path = &found.path;
+    let summary = read::summary(found, now_ms)?;
+    let image_id = journal::read(path)?.iter().rev().find_map(|entry| {
+        let of_image = matches!(entry.entry.as_str(), "run" | "resume");
+        of_image.then(|| entry.detail["image_id"].as_str().map(str::to_owned)).flatten()
+    });
+    let text = |name: &str| {
+        let bytes = small(&path.join(name), TABLE).ok()?;
+        Some(String::from_utf8_lossy(&bytes).into_owned())
+    };
+    let lock = text(runlock::FILE).and_then(|text| RunLock::from_yaml(&text).ok());
+    let plan: Value = text("plan.json").and_then(|text| serde_json::from_str(&text).ok()).unwrap_or_default();
+
+    let mut gaps = Vec::new();
+    let ranks = u32::try_from(plan["ranks"].as_array().map_or(1, Vec::len).max(1)).unwrap_or(u32::MAX);
+    let heard = heard(path, ranks, &mut gaps);
+    let table = ["results.csv", "output/results.csv"].iter().find_map(|name| text(name));
+    let table = table.map(|text| Table::parse(&text)).filter(|table| !table.epochs.is_empty());
+    let (pictures, left_out) = pictures_of(path);
+    let mut happened = heard.happened.clone();
+    happened.sort_by_key(|it| it.time_ms);
+    Ok(Report {
+        digests: digests(image_id, lock.as_ref()),
+        commit: lock.as_ref().and_then(commit),
+        data: lock.as_ref().and_then(|lock| lock.data.as_ref()).map(|data| (data.fingerprint.clone(), data.files)),
+        shares: shares(&plan, lock.as_ref()),
+        table: table.unwrap_or_else(|| Table::told(&heard.metrics)),
+        steps: heard.steps(),
+        first_steps: heard.first_steps,
+        transports: heard.transports,
+        happened,
+        pictures,
+        left_out,
+        gaps,
+        summary,
+        made_ms: now_ms,
+    })
+}
+
+fn digests(id: Option<String>, lock: Option<&RunLock>) -> Vec<String> {
+    let registries = lock.map(|lock| lock.image.digests.clone()).unwrap_or_default();
+    id.or_else(|| Some(lock?.image.id.clone())).into_iter().chain(registries).collect()
+}
+
+fn commit(lock: &RunLock) -> Option<String> {
+    let git = lock.code.git.as_ref()?;
+    let changes = if git.dirty { ", with changes that were not committed" } else { "" };
+    Some(format!("{}{changes}", git.commit.as_deref()?))
+}
+
+fn shares(plan: &Value, lock: Option<&RunLock>) -> Vec<Share> {
+    let ranks = plan["ranks"].as_array().into_iter().flatten();
+    let share = |(at, rank): (usize, &Value)| {
+        let device = rank["device"].as_str().unwrap_or_default().to_owned();
+        let locked = lock.and_then(|lock| lock.devices.get(at)).filter(|locked| locked.id == device);
+        Share {
+            rank: rank["rank"].as_u64().unwrap_or(at as u64),
+            model: locked.map(|locked| locked.kind.clone()),
+            device,
+            micro_batches: rank["micro_batches"].as_array().into_iter().flatten().filter_map(Value::as_u64).collect(),
+        }
+    };
+    ranks.enumerate().map(share).collect()
+}
+
+/// What the ranks told, or of very long trainings what fits: a report is no reason to fill the memory.
+fn heard(run: &Path, ranks: u32, gaps: &mut Vec<String>) -> Heard {
+    let path = |rank: u32| run.join("events").join(evenkeel_wire::path::events(rank));
+    let length = |rank: u32| std::fs::metadata(path(rank)).map_or(0, |found| found.len());
+    let mut heard = Heard::default();
+    let all = (0..ranks).try_fold(0_u64, |sum, rank| Some(sum + length(rank)).filter(|sum| *sum <= EVENTS));
+    let read = if all.is_some() { ranks } else { 1 };
+    if all.is_none() {
+        gaps.push("There are so many events that only those of rank 0 are told of here: losses are its own, and speeds those of its images.".to_owned());
+    }
+    for rank in 0..read {
+        let skipped = length(rank).saturating_sub(EVENTS);
+        if skipped > 0 {
+            gaps.push("Of its events, only the last are told of here.".to_owned());
+        }
+        match hear(&path(rank), skipped, &mut heard) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => {
+                gaps.push(format!("The events of rank {rank} could not be read: {error}."));
+            }
+            _ => {}
+        }
+    }
+    heard
+}
+
+fn hear(path: &Path, from: u64, heard: &mut Heard) -> io::Result<()> {
+    let mut file = regular(path)?;
+    file.seek(SeekFrom::Start(from))?;
+    // A file that still grows is read to where it is now.
+    for line in BufReader::with_capacity(1 << 20, file.take(EVENTS)).split(b'\n') {
+        // Most of what is no event of ours is a line that a crash or the beginning cut off.
+        if let Ok(record) = serde_json::from_slice(&line?) {
+            heard.hear(&record);
+        }
+    }
+    Ok(())
+}
+
+/// The pictures that the trainer left, the most telling first, as far as there is room.
+fn pictures_of(run: &Path) -> (Vec<Picture>, Vec<String>) {
+    let folder = run.join("output");
+    let entries = std::fs::read_dir(&folder).into_iter().flatten().flatten();
+    let names = entries.filter_map(|entry| entry.file_name().into_string().ok());
+    let mut known: Vec<_> = names.filter_map(|name| Some((pictures::kind(&name)?, name))).collect();
+    known.sort();
+    let (mut taken, mut left_out, mut room) = (Vec::new(), Vec::new(), pictures::ALL);
+    for (kind, file) in known {
+        let name = format!("output/{file}");
+        if taken.len() == pictures::MOST {
+            left_out.push(name);
+            continue;
+        }
+        // What is no picture, or nothing that can be read, is left to its trainer.
+        match small(&folder.join(file), room.min(pictures::LARGEST)) {
+            Ok(bytes) => {
+                if let Some(media) = pictures::media(&bytes) {
+                    room -= bytes.len() as u64;
+                    taken.push(Picture { name, kind, media, bytes });
+                }
+            }
+            Err(error) if error.kind() == io::ErrorKind::FileTooLarge => left_out.push(name),
+            Err(_) => {}
+        }
+    }
+    (taken, left_out)
+}
+
+/// A file and nothing else: what a trainer left may be a link to anywhere, or a pipe at which reading would wait.
+fn regular(path: &Path) -> io::Result<File> {
+    let flags = rustix::fs::OFlags::NONBLOCK | rustix::fs::OFlags::NOFOLLOW;
+    #[expect(clippy::cast_possible_wrap, reason = "flags, bit by bit")]
+    let file = OpenOptions::new().read(true).custom_flags(flags.bits() as i32).open(path)?;
+    if file.metadata()?.is_file() { Ok(file) } else { Err(io::ErrorKind::InvalidInput.into()) }
+}
+
+/// A file of no more than so many bytes.
+fn small(path: &Path, most: u64) -> io::Result<Vec<u8>> {
+    let mut bytes = Vec::new();
+    regular(path)?.take(most.saturating_add(1)).read_to_end(&mut bytes)?;
+    if bytes.len() as u64 > most { Err(io::ErrorKind::FileTooLarge.into()) } else { Ok(bytes) }
+}
