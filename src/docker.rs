@@ -520,18 +520,6 @@ impl Engine {
         }
     }
 
-    /// Memory of the host that a container takes now, in bytes, without what the kernel would give back.
-    pub async fn memory(&self, id: &str) -> Result<u64, DockerError> {
-        let options = StatsOptions { stream: false, one_shot: true };
-        let mut answers = std::pin::pin!(self.docker.stats(id, Some(options)));
-        let stats = answers.next().await.transpose().map_err(failed("ask for a container's memory"))?;
-        let memory = stats.and_then(|stats| stats.memory_stats).unwrap_or_default();
-        // The kernel's two kinds of cgroups call it by two names.
-        let cache =
-            memory.stats.iter().flatten().find(|(name, _)| *name == "inactive_file" || *name == "total_inactive_file");
-        Ok(memory.usage.unwrap_or_default().saturating_sub(cache.map_or(0, |(_, bytes)| *bytes)))
-    }
-
     /// All containers that carry a label (`name` or `name=value`), running or not.
     pub async fn list(&self, label: &str) -> Result<Vec<Container>, DockerError> {
         let filters = HashMap::from([("label".to_owned(), vec![label.to_owned()])]);

@@ -79,7 +79,8 @@ async fn look_at(engine: &Engine, run: &OnEngine) -> Live {
     if live.memory_bytes.is_none() {
         // Its program tells of none, or its record is closed to us: the engine knows what its containers take of the host's.
         for container in run.containers.iter().filter(|container| container.running) {
-            live.memory_bytes = live.memory_bytes.max(engine.memory(&container.id).await.ok());
+            let usage = engine.usage(&container.id).await.ok().flatten();
+            live.memory_bytes = live.memory_bytes.max(usage.and_then(|usage| usage.memory_bytes));
         }
     }
     live
