@@ -42,6 +42,7 @@ fn flooding(place: &Place, otherwise: &str) {
         "cd /evenkeel/output; mkdir -p weights\n\
          save() {{ head -c 102400 /dev/zero | tr '\\0' $1 > new-$RANK && sync new-$RANK && mv new-$RANK weights/last-$RANK.pt; }}\n\
          save a || exit 9\n\
+         until [ -e weights/last-0.pt -a -e weights/last-1.pt ]; do sleep 0.02; done\n\
          seq -f 'line %-44.0f' {LINES}\n\
          save b || {otherwise}"
     );
