@@ -7,7 +7,7 @@ use evenkeel_wire::FailureClass;
 use crate::error::ExitCode;
 use crate::watch::state::{How, ProgramEnd, RankEnd};
 pub use words::Memory;
-use words::{class_of, has_taken_port, held_by_others};
+use words::{class_of, has_taken_port, held_by_others, tells_of_exception};
 
 /// A failed run, explained.
 #[derive(Clone, Debug, PartialEq)]
@@ -117,7 +117,17 @@ fn judge(end: &RankEnd, memory: Memory, tail: &str) -> (FailureClass, String) {
         How::Sealed { stopped: true, .. } => {
             (FailureClass::Infrastructure, "somebody else stopped its container, by a signal".into())
         }
-        How::Sealed { code, signal, .. } => of_the_program(*code, *signal, memory, tail),
+        How::Sealed { code, signal, dropped, .. } => {
+            let (class, message) = of_the_program(*code, *signal, memory, tail);
+            // What a full disk does to a program is written to the log, for which there is no room either.
+            if *dropped > 0 && class == FailureClass::Code && !tells_of_exception(tail) {
+                let message = format!(
+                    "{message}; its last words may be among {dropped} lines for which there was no space left on the disk"
+                );
+                return (FailureClass::Infrastructure, message);
+            }
+            (class, message)
+        }
     }
 }
 
@@ -201,7 +211,7 @@ mod tests {
     }
 
     fn sealed(code: Option<i32>, signal: Option<i32>) -> How {
-        How::Sealed { code, signal, stopped: false, oom_killed: false }
+        How::Sealed { code, signal, stopped: false, oom_killed: false, dropped: 0 }
     }
 
     #[test]
@@ -232,7 +242,7 @@ mod tests {
 
     #[test]
     fn who_was_asked_to_end_is_not_the_culprit() {
-        let how = How::Sealed { code: None, signal: Some(9), stopped: true, oom_killed: false };
+        let how = How::Sealed { code: None, signal: Some(9), stopped: true, oom_killed: false, dropped: 0 };
         let asked = RankEnd { asked: true, ..end(0, 0, how.clone()) };
         assert_eq!(diagnose(&[asked, end(1, 1, sealed(Some(0), None))], Memory::Host, |_| String::new()), None);
         let by_another = diagnose(&[end(0, 0, how)], Memory::Host, |_| String::new()).expect("not by us");
@@ -250,7 +260,7 @@ mod tests {
 
     #[test]
     fn the_kernels_kill_counts_only_when_the_trainer_died_of_it() {
-        let how = |code| How::Sealed { code, signal: None, stopped: false, oom_killed: true };
+        let how = |code| How::Sealed { code, signal: None, stopped: false, oom_killed: true, dropped: 0 };
         let class = |how| diagnose(&[end(0, 0, how)], Memory::Host, |_| String::new()).map(|diagnosis| diagnosis.class);
         assert_eq!(class(how(Some(137))), Some(FailureClass::OutOfMemoryHost));
         assert_eq!(class(how(Some(1))), Some(FailureClass::Code));
@@ -262,6 +272,17 @@ mod tests {
         let diagnosis =
             diagnose(&[end(0, 0, sealed(Some(1), None))], Memory::Host, |_| tail.into()).expect("a failure");
         assert_eq!((diagnosis.class, diagnosis.exit), (FailureClass::OutOfMemoryDevice, ExitCode::OutOfMemory));
+    }
+
+    #[test]
+    fn a_disk_too_full_for_the_last_words_explains_an_end_that_nothing_else_does() {
+        let how = How::Sealed { code: Some(1), signal: None, stopped: false, oom_killed: false, dropped: 7 };
+        let ended = |tail: &str| diagnose(&[end(0, 0, how.clone())], Memory::Host, |_| tail.into()).expect("a failure");
+        let full = ended("epoch 3");
+        assert_eq!((full.class, full.exit), (FailureClass::Infrastructure, ExitCode::MachineNotReady));
+        assert!(full.message.contains("7 lines") && full.advice.contains("free some disk"), "{full:?}");
+        assert_eq!(ended("Traceback\nKeyError: 'bbox'").class, FailureClass::Code);
+        assert_eq!(ended("torch.OutOfMemoryError: CUDA out of memory").class, FailureClass::OutOfMemoryDevice);
     }
 
     #[test]

@@ -41,7 +41,7 @@ impl From<On> for Memory {
 
 fn end(code: Option<i32>, signal: Option<i32>, oom_killed: bool) -> RankEnd {
     let code = if signal.is_some() { None } else { code.or(Some(1)) };
-    let how = How::Sealed { code, signal, stopped: false, oom_killed };
+    let how = How::Sealed { code, signal, stopped: false, oom_killed, dropped: 0 };
     RankEnd { rank: 0, order: 0, how, asked: false, program: None, failure: None }
 }
 

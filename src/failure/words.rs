@@ -35,6 +35,12 @@ pub fn class_of(log: &str, memory: Memory) -> FailureClass {
     class
 }
 
+/// Whether a program said what it ended of, as Python does.
+#[must_use]
+pub fn tells_of_exception(log: &str) -> bool {
+    log.lines().map(without_rank).any(is_exception)
+}
+
 /// Memory of a card that other processes hold, in GiB, as torch tells of it where it ran out: a smaller batch is no answer to that.
 #[must_use]
 pub fn held_by_others(log: &str) -> Option<f64> {

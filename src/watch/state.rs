@@ -108,6 +108,8 @@ pub enum How {
         stopped: bool,
         /// Whether the kernel killed something in the container for memory.
         oom_killed: bool,
+        /// Lines of its log for which there was no room on the disk.
+        dropped: u64,
     },
     /// The container ended without a seal: its log may miss its last lines.
     Unsealed {
@@ -340,8 +342,8 @@ impl RunState {
                     _ => Vec::new(),
                 }
             }
-            Told::Exit { code, signal, stopped, oom_killed, .. } => {
-                self.end(rank, How::Sealed { code, signal, stopped, oom_killed });
+            Told::Exit { code, signal, stopped, oom_killed, dropped, .. } => {
+                self.end(rank, How::Sealed { code, signal, stopped, oom_killed, dropped });
                 let good =
                     self.ranks.get(rank as usize).and_then(|state| state.end.as_ref()).is_some_and(RankEnd::is_good);
                 if good || self.ending.is_some() { self.proceed() } else { self.fail(now) }

@@ -33,18 +33,19 @@ impl Drop for Disk {
     }
 }
 
-/// Lines that each rank writes, of 50 bytes: more than the disk takes.
-const LINES: u64 = 400_000;
+/// Lines that each rank writes, of 50 bytes: more than the disk takes of any one.
+const LINES: u64 = 600_000;
 
-/// Ranks that save a checkpoint of 100 KiB, flood the disk, and save another one; `otherwise` is what they do where that fails.
+/// Ranks that save a checkpoint of 100 KiB, flood the disk, and save one of 4 MiB, for which no file system finds room on a disk that was full a
+/// moment before; `otherwise` is what they do where that fails.
 fn flooding(place: &Place, otherwise: &str) {
     let script = format!(
         "cd /evenkeel/output; mkdir -p weights\n\
-         save() {{ head -c 102400 /dev/zero | tr '\\0' $1 > new-$RANK && sync new-$RANK && mv new-$RANK weights/last-$RANK.pt; }}\n\
-         save a || exit 9\n\
+         save() {{ head -c $2 /dev/zero | tr '\\0' $1 > new-$RANK && sync new-$RANK && mv new-$RANK weights/last-$RANK.pt; }}\n\
+         save a 100K || exit 9\n\
          until [ -e weights/last-0.pt -a -e weights/last-1.pt ]; do sleep 0.02; done\n\
          seq -f 'line %-44.0f' {LINES}\n\
-         save b || {otherwise}"
+         save b 4M || {otherwise}"
     );
     job(place, &script, "");
 }
