@@ -11,6 +11,7 @@ mod page;
 mod pictures;
 pub mod read;
 pub mod series;
+mod used;
 
 use std::collections::BTreeMap;
 

@@ -78,6 +78,21 @@ class Record:
         plan = {"target_batch": 64, "split": "uniform", "containers": len(ranks), "ranks": ranks}
         (self.path / "plan.json").write_text(json.dumps(plan))
 
+    def used(self, seconds):
+        chance = random.Random(7)
+        gib = 1 << 30
+        ranks = ["time_ms,generation,rank,cpu_percent,memory_bytes,memory_peak_bytes,memory_limit_bytes"]
+        devices = ["time_ms,generation,device,memory_used_bytes,memory_total_bytes,utilization_percent,temperature_c,power_w,throttling,processes"]
+        for second in range(1, seconds):
+            launch = 1 if second < 120 else 2
+            for rank, device in enumerate(self.devices):
+                cpu = "" if second in (1, 120) else f"{180 + chance.gauss(0, 20):.1f}"
+                ranks.append(f"{BEGUN + second * 1000},{launch},{rank},{cpu},{int((3 + rank / 4 + second / 400) * gib)},{5 * gib},")
+                memory = int((1.9 + rank / 20) * gib)
+                devices.append(f"{BEGUN + second * 1000},{launch},{device},{memory},{8 * gib},{85 + chance.randrange(15)},71,210.5,none,none")
+        (self.path / "ranks.csv").write_text("\n".join(ranks) + "\n")
+        (self.path / "devices.csv").write_text("\n".join(devices) + "\n")
+
     def events(self, rank, records):
         with open(self.path / "events" / f"rank-{rank}.events.jsonl", "w") as file:
             for seq, (generation, at_ms, event) in enumerate(records):
@@ -136,6 +151,7 @@ def make(runs):
         told = [(2 if event["kind"] == "step" and event["step"] >= 400 else launch, at, event) for launch, at, event in told]
         run.events(rank, told + ([down] if rank == 0 else []))
     (run.path / "results.csv").write_text(table(40, NAMES))
+    run.used(400)
     for number in range(2):
         (run.path / "output" / f"val_batch{number}_pred.png").write_bytes(picture(320))
     (run.path / "output" / "confusion_matrix.png").write_bytes(picture(200))

@@ -148,7 +148,8 @@ fn state(availability: &Availability) -> String {
 }
 
 /// The beginning of a UUID, enough to name it: `GPU-8932f937`.
-fn short(uuid: &str) -> String {
+#[must_use]
+pub fn short(uuid: &str) -> String {
     uuid.chars().take(12).collect()
 }
 

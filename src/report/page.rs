@@ -5,7 +5,7 @@ use std::fmt::Write as _;
 use jiff::tz::TimeZone;
 
 use super::markup::{table, text};
-use super::{Report, bars, course, pictures};
+use super::{Report, bars, course, pictures, used};
 use crate::inventory::render::bytes;
 use crate::output::chart::number;
 use crate::output::runs::{epochs, state};
@@ -32,8 +32,10 @@ pub fn html(report: &Report, zone: &TimeZone) -> String {
     let charts = if charts.is_empty() {
         "<p class=\"none\">The trainer told of no step and no validation.</p>\n".to_owned()
     } else {
-        format!("<div class=\"charts\">\n{}</div>\n", charts.concat())
+        side_by_side(&charts.concat())
     };
+    let used = used::figures(&report.summary.usage);
+    let used = if used.is_empty() { used } else { side_by_side(&used) };
     let memory = bars::memory(report).unwrap_or_default();
     let timeline =
         bars::timeline(report, zone).unwrap_or_else(|| "<p class=\"none\">No container was made.</p>\n".to_owned());
@@ -41,7 +43,7 @@ pub fn html(report: &Report, zone: &TimeZone) -> String {
         ("what", "What it was", what(report)),
         ("course", "How it went", charts + &course_table(report)),
         ("launches", "Launches and failures", timeline),
-        ("ranks", "Ranks and memory", memory + &ranks(report)),
+        ("ranks", "Ranks and memory", memory + &used + &ranks(report)),
         ("pictures", "Sample predictions", pictures::gallery(report)),
     ];
     let mut body = String::new();
@@ -194,6 +196,10 @@ fn split(report: &Report) -> Option<String> {
     };
     let kind = report.summary.split.as_deref().map(|split| format!(" ({})", text(split))).unwrap_or_default();
     Some(format!("{target} images an optimizer step{sum}{kind}"))
+}
+
+fn side_by_side(charts: &str) -> String {
+    format!("<div class=\"charts\">\n{charts}</div>\n")
 }
 
 fn ranks(report: &Report) -> String {

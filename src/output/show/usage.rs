@@ -1,7 +1,7 @@
 //! What ranks and devices were seen to use: a table each, a chart a row, and what a person should know of. Pure.
 
 use super::{MARGIN, plain, predicted};
-use crate::inventory::render::bytes;
+use crate::inventory::render::{bytes, short};
 use crate::output::chart::spark;
 use crate::output::look::Look;
 use crate::output::words::{columns, entry, human_seconds};
@@ -59,7 +59,7 @@ fn devices(devices: &[DeviceUsage], look: Look) -> Vec<String> {
         let temperature = device.temperature_c.peak.map(|peak| format!("{peak:.0} °C"));
         let degrees = if look.unicode { temperature } else { temperature.map(|text| text.replace('°', "")) };
         rows.push([
-            short(&device.device),
+            plain(&short(&device.device)),
             whole(device.memory_used_bytes.peak).map(bytes).unwrap_or_default(),
             device.memory_total_bytes.map(bytes).unwrap_or_default(),
             chart(&device.memory_used_bytes, look),
@@ -74,7 +74,7 @@ fn devices(devices: &[DeviceUsage], look: Look) -> Vec<String> {
 
 /// What held a device back, and who else was on it.
 fn remarks(device: &DeviceUsage, look: Look) -> Vec<String> {
-    let name = short(&device.device);
+    let name = plain(&short(&device.device));
     let mut lines = Vec::new();
     if !device.throttling.is_empty() {
         let each =
@@ -89,12 +89,6 @@ fn remarks(device: &DeviceUsage, look: Look) -> Vec<String> {
         lines.extend(entry("foreign", &text, MARGIN, look));
     }
     lines
-}
-
-/// The beginning of a UUID, which tells the cards of one machine apart.
-fn short(uuid: &str) -> String {
-    let parts: Vec<&str> = uuid.splitn(3, '-').take(2).collect();
-    plain(&parts.join("-"))
 }
 
 fn chart(gauge: &Gauge, look: Look) -> String {
