@@ -1,40 +1,39 @@
 //! `evenkeel train`: from a job file to a record.
 
 pub(super) mod course;
+mod finish;
 pub(super) mod generation;
 mod heard;
 pub(super) mod reports;
+mod stages;
 
-use std::path::Path;
-use std::time::{Duration, Instant, SystemTime};
-
-use serde_json::{Value, json};
+use std::time::{Instant, SystemTime};
 
 use crate::agent::{self, AgentError};
 use crate::cli;
 use crate::docker::Engine;
 use crate::error::{ExitCode, Failure};
 use crate::event::Signal;
-use crate::failure::Diagnosis;
 use crate::inventory::lock::DeviceLocks;
-use crate::job::{self, Job, Trainer};
+use crate::job::{self, Trainer};
 use crate::launch::EngineTraits;
 use crate::output::printer::Printer;
-use crate::output::words::human;
-use crate::output::{Screen, print, say};
-use crate::plan::Plan;
-use crate::record::{Journal, RecordError, RunDir};
-use crate::recovery::{self, Next};
+use crate::output::{Screen, say};
+use crate::record::RecordError;
 use crate::settings::Settings;
 use crate::signal::Signals;
 use crate::watch::WatchError;
 
 use super::fitting::{self, Fitted};
-use super::locking::{self, Demand, Gathered, Launched};
+use super::locking::{self, Demand, Gathered};
 use super::prepare::{self, Prepared};
 use course::{Course, How, Opening};
-use generation::{Ended, Generation, Report};
+use finish::{Finished, conclude, end_of_run, wait_for};
+use generation::Ended;
 use reports::Reports;
+use stages::Running;
+
+pub(super) use finish::Outcome;
 
 /// Trains what the job describes.
 pub async fn run(args: &cli::Train, settings: &Settings, screen: Screen, json: bool) -> Result<ExitCode, Failure> {
@@ -228,40 +227,6 @@ pub(super) async fn get_ready(
     Ok(Ready { prepared, engine, traits, image })
 }
 
-/// How a run ended.
-#[derive(Debug)]
-pub(super) enum Outcome {
-    Done,
-    Stopped(Signal),
-    Failed(Diagnosis),
-}
-
-impl Outcome {
-    fn exit(&self) -> ExitCode {
-        match self {
-            Self::Done => ExitCode::Done,
-            Self::Stopped(signal) => interrupted(*signal),
-            Self::Failed(diagnosis) => diagnosis.exit,
-        }
-    }
-}
-
-/// What is left of a run when it has ended.
-struct Finished {
-    run: RunDir,
-    metrics: std::collections::BTreeMap<String, f64>,
-    /// Last lines of the culprit's log, as a terminal would show them.
-    tail: String,
-    /// Names of containers that the engine did not remove.
-    left: Vec<String>,
-    /// Still printing what the ranks wrote.
-    printer: Option<Printer>,
-    incomplete: Vec<String>,
-    /// What was not told to those outside, one sentence each.
-    untold: Vec<String>,
-    journal: Journal,
-}
-
 async fn train(
     ready: &mut Ready,
     gathered: &mut Gathered,
@@ -365,195 +330,6 @@ fn lock_devices(
         }
         locks => locks.map(Some),
     }
-}
-
-/// The last entry of a journal: all that a list of runs says of one, so that nothing else need be read for it.
-fn end_of_run(outcome: &Outcome, generations: u32, plan: &Plan, screen: &Screen) -> Value {
-    let (state, failure) = match outcome {
-        Outcome::Done => ("done", Value::Null),
-        Outcome::Stopped(_) => ("stopped", Value::Null),
-        Outcome::Failed(it) => ("failed", failure(it)),
-    };
-    let (epochs_done, epochs) = screen.epochs();
-    json!({
-        "exit_code": outcome.exit() as u8, "state": state, "failure": failure, "generations": generations,
-        "devices": plan.ranks.iter().map(|rank| &rank.device).collect::<Vec<_>>(),
-        "epochs_done": epochs_done, "epochs": epochs, "metrics": screen.metrics(),
-        "outcome": format!("{outcome:?}"),
-    })
-}
-
-fn failure(it: &Diagnosis) -> Value {
-    json!({ "rank": it.rank, "class": it.class.name(), "message": it.message, "advice": it.advice })
-}
-
-/// What the launches of a run have in common.
-struct Running<'a> {
-    settings: &'a Settings,
-    files: &'a agent::Files,
-    run: &'a RunDir,
-    job: &'a Job,
-    /// Launches so far.
-    number: u32,
-    /// Of them, those that followed a failure.
-    restarts: u32,
-    incomplete: Vec<String>,
-    /// What the lock says of them.
-    launched: Vec<Launched>,
-    reports: &'a mut Reports,
-}
-
-impl Running<'_> {
-    /// Trains a stage, by as many launches as it takes.
-    async fn stage(
-        &mut self,
-        ready: &Ready,
-        stage: usize,
-        opening: Opening,
-        (journal, signals, screen): (&mut Journal, &mut Signals, &mut Screen),
-    ) -> Result<(Outcome, Option<Ended>, Plan), Failure> {
-        let (mut plan, mut past) = match opening {
-            Opening::Launch(plan) => (plan.map_or_else(|| ready.prepared.plan.clone(), |plan| *plan), None),
-            Opening::TakeUp(past) => (past.intent.plan.clone(), Some(past)),
-            Opening::Stopped(signal, plan) => return Ok((Outcome::Stopped(signal), None, *plan)),
-        };
-        loop {
-            self.number += u32::from(past.is_none());
-            let Self { settings, files, run, number, restarts, .. } = *self;
-            let (plan_now, trial) = (&plan, None);
-            let generation = Generation {
-                ready,
-                settings,
-                files,
-                run,
-                number,
-                restarts,
-                stage,
-                plan: plan_now,
-                trial,
-                capped: true,
-            };
-            let report: Report<'_> = &mut |event, _| self.reports.hear(event);
-            let said = past.as_ref().is_some_and(|past| past.again);
-            let mut ended = match past.take() {
-                Some(past) => generation.take_up(&past, journal, signals, screen, report).await?,
-                None => generation.launch(journal, signals, screen, report).await?,
-            };
-            let (first_step, step_downs) = std::mem::take(&mut ended.steps);
-            let from_epoch = ready.prepared.stage().from_epoch;
-            self.launched.push(Launched::new(from_epoch, &plan, first_step, step_downs));
-            self.incomplete.append(&mut ended.incomplete);
-            self.incomplete.extend(ended.unwritten.iter().cloned());
-            let mut outcome = ended.outcome(self.run, self.job, screen);
-            let next = match &outcome {
-                // What could not be removed holds the device, and a record that cannot be written would miss what follows. A peer that had
-                // to be killed before it sealed its log stands in no way.
-                Outcome::Failed(diagnosis)
-                    if ended.left.is_empty() && ended.unwritten.is_empty() && ended.asked().is_none() =>
-                {
-                    recovery::after(diagnosis, self.job, &plan, self.restarts)
-                }
-                _ => Next::Over(None),
-            };
-            match next {
-                Next::Again { plan: finer, because } => {
-                    if let (Outcome::Failed(diagnosis), false) = (&outcome, said) {
-                        let detail = json!({ "generation": number, "failure": failure(diagnosis), "because": because });
-                        if let Err(lost) = journal.append("again", detail) {
-                            self.incomplete.push(crate::error::chain(&lost));
-                            return Ok((outcome, Some(ended), plan));
-                        }
-                    }
-                    screen.line(&because);
-                    self.reports.recovered(&because);
-                    plan = *finer;
-                    self.restarts += 1;
-                }
-                Next::Over(why) => {
-                    if let (Outcome::Failed(diagnosis), Some(why)) = (&mut outcome, why) {
-                        diagnosis.message = format!("{}; {why}", diagnosis.message);
-                    }
-                    return Ok((outcome, Some(ended), plan));
-                }
-            }
-        }
-    }
-}
-
-/// Lets the printer print what is left, unless the user has enough.
-async fn wait_for(printer: Printer, signals: &mut Signals) {
-    let mut finish = tokio::task::spawn_blocking(move || printer.finish());
-    tokio::select! {
-        _ = &mut finish => {}
-        _ = stopped(signals) => {}
-    }
-}
-
-fn conclude(
-    ready: &Ready,
-    outcome: &Outcome,
-    finished: &Finished,
-    time: Duration,
-    screen: &Screen,
-    json: bool,
-) -> Result<(), Failure> {
-    let record = shown(finished.run.path());
-    let weights = ["weights/best.safetensors", "weights/best.pt"].map(|name| finished.run.path().join(name));
-    let best = weights.iter().find(|path| path.exists()).unwrap_or(&weights[0]);
-    let weights = best.exists().then(|| shown(best));
-    if json {
-        let value = json!({
-            "version": 1,
-            "run": finished.run.id(), "name": ready.prepared.job().name, "record": finished.run.path(),
-            "exit_code": outcome.exit() as u8, "seconds": time.as_secs_f64(),
-            "metrics": finished.metrics, "weights": best.exists().then_some(best), "untold": finished.untold,
-            "failure": match outcome {
-                Outcome::Failed(it) => {
-                    let mut failure = failure(it);
-                    failure["tail"] = finished.tail.clone().into();
-                    failure
-                }
-                _ => json!(null),
-            },
-        });
-        print(&value.to_string())?;
-    }
-    for complaint in finished.incomplete.iter().chain(&finished.untold) {
-        screen.line(complaint);
-    }
-    if !finished.left.is_empty() {
-        let names = finished.left.join(" ");
-        say(&format!("the engine did not remove every container; when it answers again: docker rm -f {names}"));
-    }
-    match outcome {
-        Outcome::Done => {
-            let map = finished.metrics.get("metrics/mAP50(B)").map(|map| format!(", mAP50 {map:.3}"));
-            screen.line(&format!("done in {}{}", human(time), map.unwrap_or_default()));
-            if let Some(weights) = weights {
-                screen.line(&format!("weights: {weights}"));
-            }
-            screen.line(&format!("record:  {record}"));
-        }
-        Outcome::Stopped(_) => screen.line(&format!("stopped after {}\nrecord: {record}", human(time))),
-        Outcome::Failed(diagnosis) => {
-            let Diagnosis { rank, class, message, advice, .. } = diagnosis;
-            let mut text = String::new();
-            // What the ranks printed here needs no repeating.
-            if !finished.tail.is_empty() && (json || ready.prepared.job().trainer != Trainer::Command) {
-                text = finished.tail.lines().map(|line| format!("  | {line}\n")).collect();
-            }
-            text += &format!("error: rank {rank} failed first: {message} ({})", class.name());
-            text += &format!("\nhint: {advice}\nrecord: {record} (logs/rank-{rank}.log has every line)");
-            say(&text);
-        }
-    }
-    Ok(())
-}
-
-/// A path as the person would type it from here.
-fn shown(path: &Path) -> String {
-    let here = std::env::current_dir().unwrap_or_default();
-    path.strip_prefix(here).unwrap_or(path).display().to_string()
 }
 
 impl From<AgentError> for Failure {

@@ -5,7 +5,8 @@ use std::path::Path;
 
 use sha2::{Digest, Sha256};
 
-use super::{Prepared, local_model, planned};
+use super::model::local_model;
+use super::{Prepared, planned};
 use crate::command::fetch::local_data;
 use crate::command::image::options;
 use crate::error::Failure;
@@ -19,10 +20,9 @@ use crate::plan::memory::Images;
 use crate::plan::{Abilities, Knowledge, Lighter, Plan};
 use crate::settings::Settings;
 
-/// Of a device's memory, what a plan leaves free: our trainer's is counted to the byte, but what an epoch brings is chance.
-const NATIVE_RESERVE: f64 = 0.01;
-/// What others allocate around their tensors differs from run to run.
-const OTHER_RESERVE: f64 = 0.04;
+/// Of a device's memory, what a plan leaves free: what an epoch brings is chance. That others allocate more around their tensors in one run than in
+/// another is in what is predicted for them.
+const RESERVE: f64 = 0.01;
 /// Images of the first micro-batch to try where nothing is known: what people begin with.
 const LADDER: u32 = 32;
 /// A fit says little of micro-batches that are so many times larger than any that was tried.
@@ -144,7 +144,7 @@ impl Prepared {
             labels,
             validation_images: self.validation_images(),
             all_reduce_seconds,
-            reserve: self.reserve(),
+            reserve: RESERVE,
             lighter,
         };
         // Sizes that are much larger than any that was tried are as unknown as if nothing was.
@@ -173,7 +173,7 @@ impl Prepared {
             labels: heard.labels(),
             validation_images: self.validation_images(),
             all_reduce_seconds: heard.all_reduce_seconds(),
-            reserve: self.reserve(),
+            reserve: RESERVE,
             lighter,
         }
     }
@@ -294,10 +294,6 @@ impl Prepared {
         self.data.as_ref().and_then(|data| data.val.images.try_into().ok())
     }
 
-    fn reserve(&self) -> f64 {
-        if self.job().trainer == Trainer::Native { NATIVE_RESERVE } else { OTHER_RESERVE }
-    }
-
     /// What names the data: its place, how many images are there, and when its folders changed. A label file that was edited in place is
     /// not seen.
     fn data_name(&self) -> Option<String> {
@@ -313,19 +309,6 @@ impl Prepared {
         digest.update(format!("{times:?}"));
         let stamp: String = digest.finalize().iter().take(4).map(|byte| format!("{byte:02x}")).collect();
         Some(format!("{} {} {stamp}", self.place_of_data()?, data.train.images))
-    }
-}
-
-impl super::Model {
-    /// What names it: that of a configuration that the trainer brings along, else the hash of what is in the file.
-    pub(super) fn content(&self) -> Option<String> {
-        let Some(mount) = &self.mount else { return Some(self.name.clone()) };
-        let content = || {
-            let mut digest = Sha256::new();
-            std::io::copy(&mut std::fs::File::open(&mount.source).ok()?, &mut digest).ok()?;
-            Some(digest.finalize().iter().map(|byte| format!("{byte:02x}")).collect())
-        };
-        self.content.get_or_init(content).clone()
     }
 }
 

@@ -3,8 +3,9 @@
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 
-use super::{ImageName, Prepared, SMOKE_STEPS};
+use super::{Prepared, SMOKE_STEPS};
 use crate::error::{ExitCode, Failure};
+use crate::image::ImageName;
 use crate::job::{Job, Micro, SplitWish, Trainer};
 use crate::plan::{Plan, Split};
 use crate::runlock::{LockedImage, LockedStage};
