@@ -156,8 +156,9 @@ bench-unlike: ## Two unlike devices in one training against what each does alone
 bench-plan: ## The planner beside brute force, on 1,000 devices, and on every random case
 	$(CARGO) bench --locked --bench plan
 
-bench-runs: ## How long runs, show and logs take among 10,000 finished runs
-	$(CARGO) bench --locked --bench runs
+bench-runs: ## How long ps, runs, show and logs take among 10,000 finished runs
+	image=$$($(CARGO) run --quiet --locked -- image build debian) && \
+	EVENKEEL_TEST_ENGINE=required EVENKEEL_TEST_IMAGE=$$image $(CARGO) bench --locked --bench runs
 
 deny: ## Licences and sources of the dependencies
 	command -v cargo-deny > /dev/null || $(CARGO) install --locked cargo-deny

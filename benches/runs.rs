@@ -1,5 +1,5 @@
-//! How long `runs`, `show` and `logs` take to find their way among 10,000 finished runs. Every list is checked for its length; times are printed
-//! and kept, never judged here.
+//! How long `runs`, `show` and `logs` take to find their way among 10,000 finished runs, and `ps` to a run that goes on beside them. Every list is
+//! checked for its length; times are printed and kept, never judged here.
 
 #[path = "../tests/support/mod.rs"]
 #[expect(dead_code, reason = "each program uses its part")]
@@ -18,7 +18,7 @@ use common::{keep, median};
 use evenkeel::record::usage::{DEVICE_COLUMNS, DEVICES, RANK_COLUMNS, RANKS};
 use record::{BEGUN, Made};
 use serde_json::{Value, json};
-use support::Place;
+use support::{Place, job, until};
 
 const RUNS: u64 = 10_000;
 const NAMES: u64 = 20;
@@ -30,11 +30,16 @@ fn main() {
         make(&place, number);
     }
     let mut figures = json!({ "version": 1, "runs": RUNS });
-    let prefix = format!("20261124-{:06}", RUNS / 2);
+    job(&place, "trap 'exit 0' TERM; while :; do sleep 0.05; done", "");
+    let live = place.run(&["train", "-d", "job.yaml"]).with_code(0).stdout;
+    let live = live.trim();
+    until("both ranks", || place.run(&["ps"]).stdout.contains("2 cpu").then_some(()));
+    let [prefix, latest] = [RUNS / 2, RUNS - 1].map(|number| format!("20261124-{number:06}"));
     for (name, args, bytes) in [
-        ("runs", &["runs"][..], RUNS as usize * 50),
+        ("ps", &["ps"][..], 40),
+        ("runs", &["runs"], RUNS as usize * 50),
         ("runs_json", &["runs", "--json"], RUNS as usize * 100),
-        ("show_latest", &["show"], 500),
+        ("show_latest", &["show", &latest], 500),
         ("show_prefix", &["show", &prefix], 500),
         ("logs_prefix", &["logs", &prefix], 10),
     ] {
@@ -49,9 +54,10 @@ fn main() {
         println!("{name:<12} {:>6.1} ms, slowest of {ROUNDS} {slowest:.1} ms (target: below 200)", median(&times));
         figures[name] = json!(times);
     }
+    place.run(&["stop", live]).with_code(0);
     let list = place.run(&["runs", "--json"]).with_code(0).stdout;
     let list: Value = serde_json::from_str(&list).expect("one JSON value");
-    assert_eq!(list["runs"].as_array().map(Vec::len), Some(RUNS as usize));
+    assert_eq!(list["runs"].as_array().map(Vec::len), Some(RUNS as usize + 1));
     keep("runs", figures);
 }
 
