@@ -20,7 +20,7 @@ mod types;
 mod words;
 
 pub use amp::Amp;
-pub use error::{PlanError, Way};
+pub use error::{Change, PlanError, Way};
 pub use knowledge::{Knowledge, Known, Lighter, TimeModel};
 pub use memory::{MemoryModel, MemoryParts};
 pub use render::table;

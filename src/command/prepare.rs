@@ -134,7 +134,10 @@ fn planned(
     // A device of which nothing is known beside others that are known was idle when they were tried, and stays so.
     let known = |device: &&Device| knowledge.is_none_or(|knowledge| knowledge.kinds.contains_key(&device.kind()));
     let given: Vec<Device> = selection.devices.iter().filter(known).cloned().collect();
-    let mut plan = plan::plan(&job, &given, &abilities, knowledge)?;
+    let schedule = &resolved.job.imgsz;
+    let mut plan = plan::plan(&job, &given, &abilities, knowledge).map_err(|error| {
+        if schedule.is_schedule() { error.of_stage(|side| schedule.written_with(imgsz, side)) } else { error }
+    })?;
     if smoke {
         for reason in &mut plan.reasons {
             *reason = reason.replace("as `batch.micro` says", "as `--smoke` has it");

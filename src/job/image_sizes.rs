@@ -72,6 +72,14 @@ impl ImageSizes {
         stages
     }
 
+    /// The same with another side in place of one, as an override has it: `{0: 320, 50: 480}`.
+    #[must_use]
+    pub fn written_with(&self, old: u32, new: u32) -> String {
+        let side = |side: u32| if side == old { new } else { side };
+        let entries: Vec<String> = self.0.iter().map(|(epoch, size)| format!("{epoch}: {}", side(*size))).collect();
+        format!("{{{}}}", entries.join(", "))
+    }
+
     /// Epoch and side of the last entry.
     pub(super) fn last(&self) -> (u32, u32) {
         let (epoch, side) = self.0.last_key_value().expect("there is one for epoch 0");
@@ -167,6 +175,7 @@ mod tests {
         assert_eq!([0, 49, 50, 79, 80, 1000].map(|epoch| sizes.at(epoch)), [320, 320, 640, 640, 480, 480]);
         assert_eq!(sizes.largest(), 640);
         assert!(sizes.is_schedule() && !ImageSizes::from(640).is_schedule());
+        assert_eq!(sizes.written_with(640, 512), "{0: 320, 50: 512, 80: 480}");
     }
 
     #[test]

@@ -78,10 +78,28 @@ pub enum PlanError {
 /// A change with which a job fits into memory.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Way {
-    /// The change: an override in backticks, or words.
-    pub change: String,
+    /// The change.
+    pub change: Change,
     /// What a rank needs then, as predicted.
     pub needs_bytes: u64,
+}
+
+/// What could be changed.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Change {
+    /// An override in backticks, or words.
+    Words(String),
+    /// The side of an image, in pixels.
+    ImageSize(u32),
+}
+
+impl std::fmt::Display for Change {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Words(words) => f.write_str(words),
+            Self::ImageSize(side) => write!(f, "`imgsz={side}`"),
+        }
+    }
 }
 
 impl PlanError {
@@ -112,6 +130,19 @@ impl PlanError {
                 (!ways.is_empty()).then(|| format!("what would fit: {}", ways.join("; or ")))
             }
         }
+    }
+
+    /// The same of one stage of several: a smaller image there is another schedule, as `schedule` writes it for a side.
+    #[must_use]
+    pub fn of_stage(mut self, schedule: impl Fn(u32) -> String) -> Self {
+        if let Self::DoesNotFit { ways, .. } = &mut self {
+            for way in ways {
+                if let Change::ImageSize(side) = way.change {
+                    way.change = Change::Words(format!("`imgsz={}`", schedule(side)));
+                }
+            }
+        }
+        self
     }
 
     fn code(&self) -> ExitCode {

@@ -103,6 +103,13 @@ fn what_does_not_fit_says_what_would() {
 }
 
 #[test]
+fn a_smaller_image_of_one_stage_is_another_schedule() {
+    let refused = case(&[0], 480 * MIB).plan().expect_err("a refusal");
+    let hint = refused.of_stage(|side| format!("{{0: 320, 50: {side}}}")).hint().expect("what would fit");
+    assert!(hint.contains("`imgsz={0: 320, 50: ") && !hint.contains("`imgsz=5"), "{hint}");
+}
+
+#[test]
 fn a_cap_below_the_fixed_cost_names_both() {
     let mut case = case(&[0], 128 * MIB);
     case.devices[0].memory_cap_bytes = Some(128 * MIB);

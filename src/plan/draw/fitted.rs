@@ -9,7 +9,7 @@ use crate::job::{Job, SplitWish};
 use crate::plan::batch::{Demand, LARGEST_TARGET};
 use crate::plan::cut::{Ask, Choice, PREFERENCE, Worker, choose};
 use crate::plan::memory::{Images, MemoryModel};
-use crate::plan::{Abilities, Knowledge, Known, TimeModel, Way, counted, words};
+use crate::plan::{Abilities, Change, Knowledge, Known, TimeModel, Way, counted, words};
 
 /// What a micro-batch takes where nobody knows: in no unit, alike on all devices, and a little for each, so that few large ones
 /// are taken for faster than many small ones.
@@ -142,34 +142,34 @@ fn ways(
     let needs = |model: &MemoryModel, micro: u32, images: Images| model.predict(micro, images).peak_bytes();
     let mut ways = Vec::new();
     let usable = knowledge.usable(budget);
-    let mut propose = |change: String, needs_bytes: u64| {
+    let mut propose = |change: Change, needs_bytes: u64| {
         if needs_bytes <= usable {
             ways.push(Way { change, needs_bytes });
         }
     };
     if micro > 1 && candidate.worker.most > 0 {
         let most = candidate.worker.most;
-        propose(format!("`batch.micro` of {most} at most"), needs(model, most, images));
+        propose(Change::Words(format!("`batch.micro` of {most} at most")), needs(model, most, images));
     }
     for lighter in &knowledge.lighter {
         if let Some(model) = lighter.memory.get(&candidate.device.kind()) {
-            propose(format!("`{}`", lighter.change), needs(model, micro, images));
+            propose(Change::Words(format!("`{}`", lighter.change)), needs(model, micro, images));
         }
     }
     let smaller = (1..images.side.div_ceil(32)).rev().map(|side| Images { side: side * 32, ..images });
     if let Some(smaller) = smaller.into_iter().find(|images| needs(model, micro, *images) <= usable) {
-        propose(format!("`imgsz={}`", smaller.side), needs(model, micro, smaller));
+        propose(Change::ImageSize(smaller.side), needs(model, micro, smaller));
     }
     for (validation, change) in [(1, "a validation batch no larger than the micro-batch"), (0, "no validation")] {
         let images = Images { validation, ..images };
-        propose(change.to_owned(), needs(model, micro, images));
+        propose(Change::Words(change.to_owned()), needs(model, micro, images));
         if needs(model, micro, images) <= usable {
             break;
         }
     }
     let whole = needs(model, micro, images);
     let cap = if candidate.device.memory_cap_bytes.is_some() { "a higher `memory` cap" } else { "a larger device" };
-    ways.push(Way { change: cap.to_owned(), needs_bytes: whole });
+    ways.push(Way { change: Change::Words(cap.to_owned()), needs_bytes: whole });
     ways
 }
 
