@@ -1,7 +1,8 @@
 //! A run's record, read: [`glance`] for a list of many, [`summary`] for one. Files of the run's directory are all that is asked, so a
 //! record is read the same while it is written, afterwards, and on another machine.
 
-use std::io;
+use std::fs::File;
+use std::io::{self, BufReader};
 use std::path::{Path, PathBuf};
 
 use serde::Serialize;
@@ -214,9 +215,11 @@ impl Job {
 }
 
 fn used(run: &Path) -> Usage {
-    // A disk that failed may have left anything: what is no text is no row.
-    let text = |name: &str| String::from_utf8_lossy(&std::fs::read(run.join(name)).unwrap_or_default()).into_owned();
-    Usage { ranks: usage::ranks(&text(usage::RANKS)), devices: usage::devices(&text(usage::DEVICES)) }
+    let table = |name: &str| File::open(run.join(name)).map(|file| BufReader::with_capacity(1 << 20, file)).ok();
+    Usage {
+        ranks: table(usage::RANKS).map(usage::ranks).unwrap_or_default(),
+        devices: table(usage::DEVICES).map(usage::devices).unwrap_or_default(),
+    }
 }
 
 fn recent(run: &Path, rank: u32) -> Told {

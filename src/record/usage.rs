@@ -3,6 +3,7 @@
 //! A table may end in a part of a row, hold one where its writer died, and be of a launch that was taken up: every row stands for itself.
 
 use std::collections::BTreeMap;
+use std::io::{BufRead, Read as _};
 
 use serde::Serialize;
 
@@ -25,6 +26,8 @@ pub const FOREIGN: &str = "foreign";
 
 /// A sample stands for the time since the one before, but for no more than this: beyond, nobody looked.
 const LONGEST_MS: u64 = 5000;
+/// Bytes of a row, at most: a GPU with a thousand processes has fewer.
+const LONGEST_ROW: u64 = 256 << 10;
 /// For how long one stands that has none before.
 const PERIOD_MS: u64 = 1000;
 
@@ -129,11 +132,11 @@ impl Gauge {
 
 /// Reads `ranks.csv`.
 #[must_use]
-pub fn ranks(text: &str) -> Vec<RankUsage> {
+pub fn ranks(table: impl BufRead) -> Vec<RankUsage> {
     let mut all: BTreeMap<u64, RankUsage> = BTreeMap::new();
     let mut begin = None;
-    for [time, _, rank, cpu, memory, peak, limit] in rows(text) {
-        let (Ok(time_ms), Ok(rank)) = (time.parse(), rank.parse()) else { continue };
+    each_row(table, |[time, _, rank, cpu, memory, peak, limit]| {
+        let (Ok(time_ms), Ok(rank)) = (time.parse(), rank.parse()) else { return };
         let begin = *begin.get_or_insert(time_ms);
         let usage = all.entry(rank).or_insert_with(|| RankUsage {
             rank,
@@ -146,17 +149,17 @@ pub fn ranks(text: &str) -> Vec<RankUsage> {
         usage.memory_bytes.add(time_ms, memory.parse().ok());
         usage.memory_peak_bytes = usage.memory_peak_bytes.max(peak.parse().ok());
         usage.memory_limit_bytes = limit.parse().ok();
-    }
+    });
     all.into_values().collect()
 }
 
 /// Reads `devices.csv`.
 #[must_use]
-pub fn devices(text: &str) -> Vec<DeviceUsage> {
+pub fn devices(table: impl BufRead) -> Vec<DeviceUsage> {
     let mut all: Vec<Met> = Vec::new();
     let mut begin = None;
-    for [time, _, device, used, total, utilization, temperature, power, throttling, processes] in rows(text) {
-        let Ok(time_ms) = time.parse::<u64>() else { continue };
+    each_row(table, |[time, _, device, used, total, utilization, temperature, power, throttling, processes]| {
+        let Ok(time_ms) = time.parse::<u64>() else { return };
         let begin = *begin.get_or_insert(time_ms);
         let at = all.iter().position(|met| met.usage.device == device).unwrap_or_else(|| {
             all.push(Met::new(device, begin));
@@ -173,7 +176,7 @@ pub fn devices(text: &str) -> Vec<DeviceUsage> {
         let time = met.last_ms.and_then(|last| time_ms.checked_sub(last)).unwrap_or(PERIOD_MS);
         met.last_ms = Some(time_ms);
         met.see(throttling, processes, time.min(LONGEST_MS));
-    }
+    });
     all.into_iter().map(Met::told).collect()
 }
 
@@ -244,16 +247,28 @@ impl Met {
     }
 }
 
-/// The whole rows of a table: those with as many cells as there are columns, and an end of their own. The heading is one of them.
-fn rows<const COLUMNS: usize>(text: &str) -> impl Iterator<Item = [&str; COLUMNS]> {
-    text.split_inclusive('\n').filter_map(|line| {
-        let mut cells = line.strip_suffix('\n')?.split(',');
-        let mut row = [""; COLUMNS];
-        for cell in &mut row {
-            *cell = cells.next()?;
+/// Hands over the whole rows of a table, one at a time as a week has millions: those with as many cells as there are columns, and an end of
+/// their own. The heading is one of them. What cannot be read ends the table.
+fn each_row<const COLUMNS: usize>(mut table: impl BufRead, mut row: impl FnMut([&str; COLUMNS])) {
+    let mut line = Vec::new();
+    while table.by_ref().take(LONGEST_ROW).read_until(b'\n', &mut line).is_ok_and(|read| read > 0) {
+        // A disk that failed may have left anything: what is no text is no row.
+        if let Some(text) = line.strip_suffix(b"\n").and_then(|line| std::str::from_utf8(line).ok()) {
+            if let Some(cells) = cells(text) {
+                row(cells);
+            }
         }
-        cells.next().is_none().then_some(row)
-    })
+        line.clear();
+    }
+}
+
+fn cells<const COLUMNS: usize>(line: &str) -> Option<[&str; COLUMNS]> {
+    let mut cells = line.split(',');
+    let mut row = [""; COLUMNS];
+    for cell in &mut row {
+        *cell = cells.next()?;
+    }
+    cells.next().is_none().then_some(row)
 }
 
 #[cfg(test)]
@@ -266,7 +281,7 @@ mod tests {
             "{RANK_COLUMNS}\n1000,1,0,,100,150,\n1000,1,1,,7,7,\n2000,1,0,90.0,300,400,1000\n2000,1,1,5\n\
              3000,2,0,110.0,200,200,1000\nnonsense\n,,,,,,\n4000,2,0,999.0,9"
         );
-        let ranks = ranks(&text);
+        let ranks = ranks(text.as_bytes());
         assert_eq!(ranks.len(), 2);
         let first = &ranks[0];
         assert_eq!((first.rank, first.samples, ranks[1].samples), (0, 3, 1));
@@ -274,7 +289,7 @@ mod tests {
         assert_eq!((first.memory_bytes.peak, first.memory_bytes.mean), (Some(300.0), Some(200.0)));
         assert_eq!((first.memory_peak_bytes, first.memory_limit_bytes), (Some(400), Some(1000)));
         assert_eq!((ranks[1].cpu_percent.peak, ranks[1].memory_limit_bytes), (None, None));
-        assert!(super::ranks("").is_empty() && super::ranks("time_ms,gener").is_empty());
+        assert!(super::ranks(&b""[..]).is_empty() && super::ranks(&b"time_ms,gener"[..]).is_empty());
     }
 
     #[test]
@@ -288,7 +303,7 @@ mod tests {
              90000,2,GPU-a,60,100,90,70,200.0,hw_thermal_slowdown,none\n\
              91000,2,GPU-a,60,100,90,70,200.0,no"
         );
-        let devices = devices(&text);
+        let devices = devices(text.as_bytes());
         let [a, b] = &devices[..] else { panic!("{devices:?}") };
         assert_eq!((a.samples, a.memory_used_bytes.peak, a.memory_total_bytes), (4, Some(90.0), Some(100)));
         assert_eq!((a.utilization_percent.mean, a.temperature_c.peak), (Some(75.0), Some(81.0)));

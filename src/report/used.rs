@@ -73,7 +73,7 @@ mod tests {
             .collect();
         let device =
             "0,1,GPU-1a2b3c4d-5e,1073741824,,50,,,none,none\n4000,1,GPU-1a2b3c4d-5e,2147483648,,50,,,none,none\n";
-        let usage = Usage { ranks: usage::ranks(&rows), devices: usage::devices(device) };
+        let usage = Usage { ranks: usage::ranks(rows.as_bytes()), devices: usage::devices(device.as_bytes()) };
         let [memory, work, device_memory, device_work] = &charts(&usage)[..] else { panic!("four charts") };
         assert_eq!((memory.along, memory.lines.len()), ("minute", LINES));
         assert!(memory.caption.contains("2 more"), "{}", memory.caption);

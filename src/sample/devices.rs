@@ -158,7 +158,7 @@ mod tests {
         let idle = Reading { throttling: Some(Vec::new()), processes: Some(Vec::new()), ..Reading::default() };
         let idle = row(3000, 2, "GPU-a", &idle, whose);
         assert_eq!(idle, "3000,2,GPU-a,,,,,,none,none\n");
-        let devices = usage::devices(&format!("{DEVICE_COLUMNS}\n{full}{nothing}{idle}"));
+        let devices = usage::devices(format!("{DEVICE_COLUMNS}\n{full}{nothing}{idle}").as_bytes());
         assert_eq!((devices.len(), devices[0].samples, devices[0].power_w.peak), (1, 3, Some(212.5)));
         assert_eq!(devices[0].throttling.len(), 2);
         assert_eq!(devices[0].foreign.iter().map(|it| it.pid).collect::<Vec<_>>(), [8]);

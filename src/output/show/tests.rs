@@ -196,7 +196,7 @@ fn what_was_used_is_told_with_small_charts() {
         );
     }
     let mut it = run();
-    it.usage = Usage { ranks: ranks(&rank_rows), devices: devices(&device_rows) };
+    it.usage = Usage { ranks: ranks(rank_rows.as_bytes()), devices: devices(device_rows.as_bytes()) };
     let expected = "
 rank  CPU   at most                memory                 predicted
 0     60 %  119 %    ▁▁▂▃▃▄▅▆▆▇██  1.2 GiB  ▁▂▂▃▄▄▅▆▆▇██  1.1 GiB (-8.3 %)
