@@ -25,7 +25,7 @@ const SHARED_PARENT: &str = "/run/lock";
 const MOST_BYTES: u64 = 4096;
 
 /// How often a lock is tried again, and how long after.
-const PATIENCE: u32 = 20;
+const PATIENCE: u32 = 40;
 const PAUSE: Duration = Duration::from_millis(5);
 
 /// Who holds a lock. The default, with pid 0, is somebody who cannot be told.
