@@ -85,14 +85,14 @@ fn the_official_trainer_is_taken_up_and_goes_on_for_more_epochs() {
     nothing_left(&place);
 }
 
-/// A disk of 160 MiB on a loop device, at the place's `runs`.
+/// A disk of 400 MiB, more than a training leaves, on a loop device, at the place's `runs`.
 struct Disk(PathBuf);
 
 impl Disk {
     fn at(place: &Place) -> Option<Self> {
         let (image, runs) = (place.path().join("disk.img"), place.path().join("runs"));
         std::fs::create_dir_all(&runs).expect("a folder");
-        std::fs::File::create(&image).and_then(|file| file.set_len(160 << 20)).expect("a file");
+        std::fs::File::create(&image).and_then(|file| file.set_len(400 << 20)).expect("a file");
         let done = |command: &mut Command| command.output().is_ok_and(|output| output.status.success());
         let mounted = done(Command::new("mkfs.ext4").arg("-q").arg(&image))
             && done(Command::new("mount").args(["-o", "loop"]).args([&image, &runs]));

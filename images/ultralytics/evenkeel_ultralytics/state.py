@@ -20,8 +20,8 @@ def write(trainer, folder):
         "run": identity(trainer),
         "epoch": trainer.epoch,
         "imgsz": trainer.args.imgsz,
-        # Whether patience has ended the training with this epoch.
-        "over": bool(trainer.stop),
+        # Whether patience has ended the training with this epoch. One that is through may go on for more epochs.
+        "over": bool(trainer.stop) and trainer.epoch + 1 < trainer.epochs,
         "model": unwrap_model(trainer.model).state_dict(),
         "average": trainer.ema.ema.state_dict(),
         "updates": trainer.ema.updates,

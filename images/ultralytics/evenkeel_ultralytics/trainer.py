@@ -103,8 +103,9 @@ class Trainer(DetectionTrainer):
         try:
             super()._do_train()
         except NothingLeft:
-            # A launch that patience ended may have failed in what follows. The best weights are validated at their own size.
-            if self.over and not self.resized:
+            # A launch that was through may have failed in what follows. The best weights are validated at their own size.
+            if (self.over or self.start_epoch >= self.epochs) and not self.resized:
+                self.over = True
                 self.final_eval()
 
     # -- a step -------------------------------------------------------------------------------------------------------
@@ -220,14 +221,9 @@ class Trainer(DetectionTrainer):
             saved = super().save_model()
             if self.is_best():
                 self.best_epoch = self.epoch
-            self.save_state()
+            state.write(self, self.output / "weights")
             self.process.saved = self.epoch
         return saved
-
-    def save_state(self):
-        # What would follow the last epoch is its validation alone: a launch that has to repeat that repeats the epoch.
-        if self.epoch + 1 < self.epochs:
-            state.write(self, self.output / "weights")
 
     def save_metrics(self, metrics):
         with self.process.writing:
@@ -257,7 +253,7 @@ class Trainer(DetectionTrainer):
             ends = self.stop or self.epoch + 1 >= self.until_epoch
             if ends and not self.args.save:
                 with self.process.writing:
-                    self.save_state()
+                    state.write(self, self.output / "weights")
             self.stop = ends
 
     def final_eval(self):
