@@ -2,6 +2,7 @@
 
 use std::io;
 
+use nix::sys::signal::{SigSet, SigmaskHow};
 use tokio::signal::unix::{Signal as Stream, SignalKind, signal};
 
 use crate::event::Signal;
@@ -17,7 +18,17 @@ pub struct Signals {
 
 impl Signals {
     /// Takes over SIGINT, SIGTERM, SIGQUIT and SIGHUP. Needs a tokio runtime.
+    ///
+    /// A handler is in place a moment before it knows what to do, and what came then would be lost, a Ctrl-C among them. So signals wait until all
+    /// four are taken.
     pub fn take() -> io::Result<Self> {
+        let before = SigSet::all().thread_swap_mask(SigmaskHow::SIG_BLOCK)?;
+        let taken = Self::take_now();
+        before.thread_set_mask()?;
+        taken
+    }
+
+    fn take_now() -> io::Result<Self> {
         Ok(Self {
             interrupt: signal(SignalKind::interrupt())?,
             terminate: signal(SignalKind::terminate())?,
