@@ -8,12 +8,13 @@
 //!   says which run                 sees it through
 //! ```
 
-use std::fs::{File, OpenOptions};
+use std::fs::{DirBuilder, File, OpenOptions};
 use std::io::{self, Read, Write};
+use std::os::unix::fs::DirBuilderExt;
 use std::os::unix::process::ExitStatusExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
-use std::time::Duration;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use serde::{Deserialize, Serialize};
 
@@ -50,8 +51,7 @@ struct Begun {
 pub async fn begin(settings: &Settings, json: bool) -> Result<ExitCode, Failure> {
     let failed = |error: io::Error| Failure::new(ExitCode::MachineNotReady, error);
     let mut signals = Signals::take().map_err(failed)?;
-    let folder = settings.cache.join("background").join(std::process::id().to_string());
-    std::fs::create_dir_all(&folder).map_err(failed)?;
+    let folder = meeting_place(&settings.cache).map_err(failed)?;
     let _gone = Folder(&folder);
     let create = |name: &str| File::create(folder.join(name));
     let (stderr, stdout) = create(STDERR).and_then(|stderr| Ok((stderr, create(STDOUT)?))).map_err(failed)?;
@@ -80,6 +80,20 @@ pub async fn begin(settings: &Settings, json: bool) -> Result<ExitCode, Failure>
         tokio::select! {
             () = tokio::time::sleep(AGAIN) => {}
             signal = signals.next() => forward(&child, signal),
+        }
+    }
+}
+
+/// A folder that nobody else has: a process of this number may have left its own, and others with it may share the cache.
+fn meeting_place(cache: &Path) -> io::Result<PathBuf> {
+    let all = cache.join("background");
+    std::fs::create_dir_all(&all)?;
+    loop {
+        let time = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_nanos();
+        let folder = all.join(format!("{}-{time}", std::process::id()));
+        match DirBuilder::new().mode(0o700).create(&folder) {
+            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
+            made => return made.map(|()| folder),
         }
     }
 }

@@ -112,9 +112,15 @@ pub fn specs(launch: &Launch<'_>) -> Vec<ContainerSpec> {
 /// Name of a rank's container: unique on the engine, and the same whenever it is asked for.
 #[must_use]
 pub fn container_name(launch: &Launch<'_>, rank: usize) -> String {
+    name(launch.run, launch.directory, launch.generation, rank)
+}
+
+/// The same of a run's identifier and directory.
+#[must_use]
+pub fn name(run: &str, directory: &Path, generation: u32, rank: usize) -> String {
     // Runs in different folders may share their identifier, a second of the clock; the folder tells them apart.
-    let folder = short_hash(&launch.directory.display().to_string());
-    format!("evenkeel-{}-{folder}-g{}-r{rank}", launch.run, launch.generation)
+    let folder = short_hash(&directory.display().to_string());
+    format!("evenkeel-{run}-{folder}-g{generation}-r{rank}")
 }
 
 fn spec(launch: &Launch<'_>, rank: usize, containers: usize) -> ContainerSpec {

@@ -4,7 +4,8 @@ use std::path::{Path, PathBuf};
 
 use crate::docker::{Container, Engine};
 use crate::error::Failure;
-use crate::launch::label;
+use crate::launch::{self, label};
+use crate::output::plain;
 use crate::record::find::{self, Found};
 use crate::record::{holder, live};
 
@@ -29,7 +30,7 @@ impl OnEngine {
     /// The engine does not answer.
     pub async fn all(engine: &Engine) -> Result<Vec<Self>, Failure> {
         let mut runs: Vec<Self> = Vec::new();
-        for container in engine.list(label::RUN).await? {
+        for container in engine.list(label::RUN).await?.into_iter().filter(is_ours) {
             let text = |name: &str| container.labels.get(name).cloned().unwrap_or_default();
             let (run, directory) = (text(label::RUN), PathBuf::from(text(label::DIRECTORY)));
             let owner = text(label::OWNER).parse().ok();
@@ -51,10 +52,25 @@ impl OnEngine {
         self.containers.iter().any(|container| container.running)
     }
 
-    /// Whether a controller has it in hand.
+    /// Who has it in hand.
     #[must_use]
-    pub fn has_controller(&self) -> bool {
-        has_controller(&self.directory)
+    pub fn hand(&self) -> Hand {
+        hand(&self.directory)
+    }
+
+    /// Its directory, fit for a line of a terminal: containers tell of it, which anybody makes.
+    #[must_use]
+    pub fn place(&self) -> String {
+        plain(&self.directory.display().to_string()).replace('\n', " ")
+    }
+
+    /// Whether the engine still has any of its containers.
+    ///
+    /// # Errors
+    ///
+    /// The engine does not answer.
+    pub async fn is_gone(&self, engine: &Engine) -> Result<bool, Failure> {
+        Ok(!Self::all(engine).await?.iter().any(|run| (&run.run, &run.directory) == (&self.run, &self.directory)))
     }
 
     /// Its record, where that can be read from here.
@@ -67,15 +83,49 @@ impl OnEngine {
     #[must_use]
     pub fn is_meant(&self, wanted: &str) -> bool {
         let (name, id) = self.run.split_once('/').unwrap_or((&self.run, ""));
-        let path = || Path::new(wanted).canonicalize().is_ok_and(|path| path == self.directory);
-        self.run == wanted || name == wanted || (!wanted.is_empty() && id.starts_with(wanted)) || path()
+        self.run == wanted || name == wanted || (!wanted.is_empty() && id.starts_with(wanted)) || self.is_at(wanted)
+    }
+
+    /// Whether `path` is its directory.
+    #[must_use]
+    pub fn is_at(&self, path: &str) -> bool {
+        Path::new(path).canonicalize().is_ok_and(|path| path == self.directory)
     }
 }
 
-/// Whether a controller has the run in this directory in hand. Who may not open another user's journal still sees its lock.
+/// Who has a run in hand.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Hand {
+    /// A controller.
+    Controller,
+    /// Nobody.
+    Nobody,
+    /// That cannot be told from here: its record is somebody else's, on another machine, or gone.
+    Unknown,
+}
+
+/// Who has the run in this directory in hand. Who may not open another user's journal may still see its lock.
 #[must_use]
-pub fn has_controller(directory: &Path) -> bool {
-    live::has_controller(directory) || holder(directory).is_some()
+pub fn hand(directory: &Path) -> Hand {
+    match live::controller(directory) {
+        Some(true) => Hand::Controller,
+        Some(false) => Hand::Nobody,
+        None if holder(directory).is_some() => Hand::Controller,
+        None => Hand::Unknown,
+    }
+}
+
+/// Whether a container is what its labels say. A container or an image that was made of one of ours has the labels too, and another name.
+#[must_use]
+pub fn is_ours(container: &Container) -> bool {
+    let text = |name: &str| container.labels.get(name).map(String::as_str).unwrap_or_default();
+    let plain = [label::RUN, label::DIRECTORY].iter().all(|name| !text(name).is_empty());
+    let id = text(label::RUN).split_once('/').map_or("", |(_, id)| id);
+    let (generation, rank) = (generation(container), rank(container));
+    let name = generation
+        .zip(rank)
+        .map(|(generation, rank)| launch::name(id, Path::new(text(label::DIRECTORY)), generation, rank as usize));
+    plain && name.as_deref() == Some(container.name.as_str())
 }
 
 /// The rank of a container.

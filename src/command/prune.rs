@@ -4,9 +4,10 @@ use std::io::{BufRead, IsTerminal, Write};
 
 use serde_json::json;
 
-use super::live::{OnEngine, generation, rank};
+use super::live::{Hand, OnEngine, generation, rank};
 use super::stop;
 use crate::cli;
+use crate::docker::Engine;
 use crate::error::{ExitCode, Failure};
 use crate::output::{Screen, plain, print, say};
 use crate::settings::Settings;
@@ -21,18 +22,23 @@ pub async fn run(args: &cli::Prune, settings: &Settings, json: bool) -> Result<E
         return Err(Failure::bad(message).hint("`evenkeel ps` lists the runs of which it has"));
     }
     let meant = |run: &OnEngine| args.runs.is_empty() || args.runs.iter().any(|wanted| run.is_meant(wanted));
-    let (held, left): (Vec<OnEngine>, Vec<OnEngine>) =
-        all.into_iter().filter(meant).partition(OnEngine::has_controller);
-    if let Some(held) = held.first().filter(|_| !args.runs.is_empty()) {
+    let meant: Vec<OnEngine> = all.into_iter().filter(meant).collect();
+    if let Some(held) = meant.iter().find(|run| !args.runs.is_empty() && run.hand() == Hand::Controller) {
         let hint = format!("`evenkeel stop {}` ends it", held.run);
         return Err(Failure::bad(format!("{} has a controller that lives", held.run)).hint(hint));
     }
-    let is_ours = |run: &OnEngine| run.owner == Some(settings.caller.uid) || args.force;
-    let (ours, others): (Vec<OnEngine>, Vec<OnEngine>) = left.into_iter().partition(is_ours);
-    if !others.is_empty() {
-        let names: Vec<&str> = others.iter().map(|run| run.run.as_str()).collect();
-        say(&format!("left alone, as other users': {} (with `--force` they go, too)", names.join(", ")));
+    let of_hand = |hand: Hand| meant.iter().filter(move |run| run.hand() == hand).cloned();
+    let mut left: Vec<OnEngine> = of_hand(Hand::Nobody).collect();
+    // Somebody may well see through what cannot be looked into; who names it knows that nobody does.
+    let unknown = of_hand(Hand::Unknown);
+    if args.runs.is_empty() {
+        left_alone(&unknown.collect::<Vec<_>>(), "their records cannot be looked into from here", "named");
+    } else {
+        left.extend(unknown);
     }
+    let may_go = |run: &OnEngine| run.owner == Some(settings.caller.uid) || args.force;
+    let (ours, others): (Vec<OnEngine>, Vec<OnEngine>) = left.into_iter().partition(may_go);
+    left_alone(&others, "they are other users'", "with `--force`");
     if ours.is_empty() {
         say("nothing to remove");
         return Ok(ExitCode::Done);
@@ -47,29 +53,56 @@ pub async fn run(args: &cli::Prune, settings: &Settings, json: bool) -> Result<E
         say("nothing was removed");
         return Ok(ExitCode::Done);
     }
-    let mut removed = Vec::new();
+    let (mut removed, mut failed) = (Vec::new(), None);
     for run in &ours {
-        removed.push(&run.run);
-        let owned = run.owner == Some(settings.caller.uid);
-        if owned && run.directory.is_dir() {
-            let screen = Screen::new(cli::Progress::Quiet);
-            stop::in_its_place(&engine, run, false, settings, screen, false).await?;
-        } else {
-            stop::by_engine(&engine, &run.containers, false).await?;
+        match remove(&engine, run, settings).await {
+            Ok(()) => {
+                say(&format!("removed what was left of {}", plain(&run.run)));
+                removed.push(&run.run);
+            }
+            // One that cannot be removed keeps none of the others.
+            Err(failure) => {
+                say(&format!("{} is not removed: {}", plain(&run.run), failure.message()));
+                failed.get_or_insert(failure);
+            }
         }
-        say(&format!("removed what was left of {}", run.run));
     }
     if json {
         print(&json!({ "version": 1, "removed": removed }).to_string())?;
     }
-    Ok(ExitCode::Done)
+    failed.map_or(Ok(ExitCode::Done), Err)
+}
+
+async fn remove(engine: &Engine, run: &OnEngine, settings: &Settings) -> Result<(), Failure> {
+    // Somebody may have taken it up while a person thought it over.
+    if run.hand() == Hand::Controller {
+        return Err(Failure::bad("a controller has taken it up meanwhile"));
+    }
+    let owned = run.owner == Some(settings.caller.uid);
+    if owned && run.hand() == Hand::Nobody {
+        stop::in_its_place(engine, run, false, settings, Screen::new(cli::Progress::Quiet)).await?;
+    } else {
+        stop::by_engine(engine, &run.containers, false).await?;
+    }
+    stop::check_gone(engine, run).await
+}
+
+fn left_alone(runs: &[OnEngine], why: &str, how: &str) {
+    if !runs.is_empty() {
+        let names: Vec<String> = runs.iter().map(|run| plain(&run.run)).collect();
+        say(&format!("left alone, as {why}: {} ({how} they go, too)", names.join(", ")));
+    }
 }
 
 /// What is left of a run, a line for it and one for each container.
 fn describe(run: &OnEngine) -> String {
     let owner = run.owner.map_or_else(|| "nobody".to_owned(), users::name);
-    let state = if stop::trains(run) { "still trains, and no controller has it in hand" } else { "does not run" };
-    let mut lines = vec![format!("{} of {owner}: {state}; record: {}", plain(&run.run), run.directory.display())];
+    let state = match (run.hand(), stop::trains(run)) {
+        (Hand::Unknown, true) => "still trains, and whether a controller has it in hand cannot be told from here",
+        (_, true) => "still trains, and no controller has it in hand",
+        (_, false) => "does not run",
+    };
+    let mut lines = vec![format!("{} of {owner}: {state}; record: {}", plain(&run.run), run.place())];
     for container in &run.containers {
         let number = |number: Option<u32>| number.map_or_else(|| "?".to_owned(), |number| number.to_string());
         lines.push(format!(

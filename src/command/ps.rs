@@ -2,12 +2,12 @@
 
 use serde::Serialize;
 
-use super::live::{OnEngine, rank};
+use super::live::{Hand, OnEngine, rank};
 use crate::docker::Engine;
 use crate::error::{ExitCode, Failure};
 use crate::output::live::{Live, Standing, table};
 use crate::output::look::Look;
-use crate::output::{print, say};
+use crate::output::{plain, print, say};
 use crate::record::read;
 use crate::settings::Settings;
 use crate::users;
@@ -26,15 +26,17 @@ pub async fn run(settings: &Settings, json: bool) -> Result<ExitCode, Failure> {
     } else {
         print(&table(&runs, Look::of_stdout(&settings.all)))?;
     }
-    for orphan in
-        runs.iter().filter(|run| run.standing != Standing::Running && run.owner_uid == Some(settings.caller.uid))
-    {
-        match orphan.standing {
+    for run in runs.iter().filter(|run| run.owner_uid == Some(settings.caller.uid)) {
+        let name = plain(&run.run);
+        match run.standing {
+            Standing::Running => {}
             Standing::Orphaned => say(&format!(
-                "hint: nobody sees {0} through: `evenkeel attach {0}` takes it up, `evenkeel stop {0}` ends it",
-                orphan.run
+                "hint: nobody sees {name} through: `evenkeel attach {name}` takes it up, `evenkeel stop {name}` ends it"
             )),
-            _ => say(&format!("hint: `evenkeel prune {}` removes what is left of it", orphan.run)),
+            Standing::Left => say(&format!("hint: `evenkeel prune {name}` removes what is left of it")),
+            Standing::Unknown => say(&format!(
+                "hint: the record of {name} cannot be looked into from here, nor whether anybody sees it through"
+            )),
         }
     }
     Ok(ExitCode::Done)
@@ -48,10 +50,11 @@ struct List<'a> {
 }
 
 async fn look_at(engine: &Engine, run: &OnEngine) -> Live {
-    let standing = match (run.has_controller(), run.runs()) {
-        (true, _) => Standing::Running,
-        (false, true) => Standing::Orphaned,
-        (false, false) => Standing::Left,
+    let standing = match (run.hand(), run.runs()) {
+        (Hand::Controller, _) => Standing::Running,
+        (Hand::Unknown, _) => Standing::Unknown,
+        (Hand::Nobody, true) => Standing::Orphaned,
+        (Hand::Nobody, false) => Standing::Left,
     };
     let summary = run.record().and_then(|found| read::summary(&found, super::now_ms()).ok());
     let mut ranks: Vec<Option<u32>> = run.containers.iter().map(rank).collect();

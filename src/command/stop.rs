@@ -7,7 +7,7 @@ use rustix::process::{Pid, PidfdFlags, Signal as Kill, pidfd_open, pidfd_send_si
 use serde_json::json;
 
 use super::attach::{self, Heir};
-use super::live::{OnEngine, has_controller};
+use super::live::{Hand, OnEngine, hand};
 use super::train::course::{Course, How};
 use crate::cli;
 use crate::docker::{Container, Engine};
@@ -35,16 +35,31 @@ pub async fn run(args: &cli::Stop, settings: &Settings, screen: Screen, json: bo
         let message = format!("{} is {}'s", meant.run, users::name(owner));
         return Err(Failure::bad(message).hint("with `--force` it is ended all the same"));
     }
-    if meant.has_controller() {
-        return by_controller(args, &engine, &meant, json).await;
+    match (meant.hand(), owner) {
+        (Hand::Controller, _) => by_controller(args, &engine, &meant).await?,
+        (Hand::Nobody, None) => in_its_place(&engine, &meant, args.now, settings, screen).await?,
+        (Hand::Unknown, _) if !args.force => {
+            let message =
+                format!("the record of {} cannot be looked into from here, nor who has it in hand", meant.run);
+            let hint = "end it on the machine that began it; `--force` ends its containers by the engine";
+            return Err(Failure::new(ExitCode::MachineNotReady, message).hint(hint));
+        }
+        _ => {
+            by_engine(&engine, &meant.containers, args.now).await?;
+            say(&format!("{} had no controller that is known here: its containers are removed", meant.run));
+        }
     }
-    if owner.is_none() && meant.directory.is_dir() {
-        in_its_place(&engine, &meant, args.now, settings, screen, json).await?;
-    } else {
-        by_engine(&engine, &meant.containers, args.now).await?;
-        say(&format!("{} had no controller: its containers are removed", meant.run));
+    check_gone(&engine, &meant).await?;
+    tell(&meant, json)
+}
+
+/// Whether everything of a run that has ended is removed.
+pub(super) async fn check_gone(engine: &Engine, run: &OnEngine) -> Result<(), Failure> {
+    if run.is_gone(engine).await? {
+        return Ok(());
     }
-    Ok(ExitCode::Done)
+    let message = format!("the engine has not removed every container of {}", run.run);
+    Err(Failure::new(ExitCode::MachineNotReady, message).hint(format!("`evenkeel prune {}` tries it again", run.run)))
 }
 
 /// The one live run that is meant.
@@ -56,7 +71,8 @@ fn meant(args: &cli::Stop, all: &[OnEngine], settings: &Settings) -> Result<OnEn
     let mut live: Vec<&OnEngine> = all.iter().filter(is_meant).collect();
     // Of several, those that were begun here: a name is only unique in its folder.
     let here = args.runs.runs.canonicalize().ok();
-    let is_here = |run: &OnEngine| here.as_ref().is_some_and(|here| run.directory.starts_with(here));
+    let is_named = |run: &OnEngine| args.run.as_ref().is_some_and(|wanted| run.is_at(wanted));
+    let is_here = |run: &OnEngine| here.as_ref().is_some_and(|here| run.directory.starts_with(here)) || is_named(run);
     let known = args.run.as_ref().is_some_and(|wanted| find::find(&args.runs.runs, Some(wanted)).is_ok());
     if known || live.iter().any(|run| is_here(run)) {
         live.retain(|run| is_here(run));
@@ -83,7 +99,7 @@ fn without_containers(runs: &Path, wanted: &str) -> Result<OnEngine, Failure> {
     })?;
     let run = format!("{}/{}", found.name, found.id);
     let directory = found.path.canonicalize().unwrap_or_else(|_| found.path.clone());
-    if has_controller(&directory) {
+    if hand(&directory) == Hand::Controller {
         use std::os::unix::fs::MetadataExt;
         let owner = std::fs::metadata(&directory).ok().map(|found| found.uid());
         return Ok(OnEngine { run, directory, owner, containers: Vec::new() });
@@ -97,19 +113,24 @@ fn state(found: &Found) -> String {
 }
 
 /// Asks the run's controller, and waits for what comes of it.
-async fn by_controller(args: &cli::Stop, engine: &Engine, meant: &OnEngine, json: bool) -> Result<ExitCode, Failure> {
+async fn by_controller(args: &cli::Stop, engine: &Engine, meant: &OnEngine) -> Result<(), Failure> {
     match ask(&meant.directory, args.now) {
         Asked::Yes(pid) => say(&format!("asked the controller of {} (process {pid}) to end it", meant.run)),
-        Asked::Gone => {}
+        Asked::Gone if meant.hand() != Hand::Controller => return Ok(()),
+        Asked::Gone if !args.force => {
+            let message = format!("the controller of {} lives, and its process cannot be told from here", meant.run);
+            let hint = "it may be in another container or on another machine: end it there; `--force` ends its containers by the engine";
+            return Err(Failure::new(ExitCode::MachineNotReady, message).hint(hint));
+        }
         Asked::Refused(pid) if !args.force => {
             let message = format!("the controller of {} (process {pid}) takes no signal of yours", meant.run);
             return Err(Failure::bad(message).hint("`--force` ends its containers by the engine"));
         }
         // Its controller sees them end, and takes it for what it is: somebody else's doing.
-        Asked::Refused(_) => by_engine(engine, &meant.containers, args.now).await?,
+        Asked::Refused(_) | Asked::Gone => by_engine(engine, &meant.containers, args.now).await?,
     }
     let begin = Instant::now();
-    while has_controller(&meant.directory) {
+    while meant.hand() == Hand::Controller {
         if begin.elapsed() > Duration::from_secs(args.timeout) {
             let message = format!("{} has not ended after {} s", meant.run, args.timeout);
             return Err(
@@ -118,7 +139,7 @@ async fn by_controller(args: &cli::Stop, engine: &Engine, meant: &OnEngine, json
         }
         tokio::time::sleep(AGAIN).await;
     }
-    tell(meant, json)
+    Ok(())
 }
 
 /// Says what came of it.
@@ -165,11 +186,19 @@ pub(super) async fn in_its_place(
     now: bool,
     settings: &Settings,
     mut screen: Screen,
-    json: bool,
 ) -> Result<(), Failure> {
     let begin = Instant::now();
     let runs = cli::RunsDir { runs: Default::default() };
-    let mut course = attach::take(Some(&orphan.directory.display().to_string()), &runs, settings, How::Attached)?;
+    let taken = attach::take(Some(&orphan.directory.display().to_string()), &runs, settings, How::Attached);
+    let mut course = match taken {
+        Ok(course) => course,
+        Err(held) if orphan.hand() == Hand::Controller => return Err(held),
+        // A record that is not understood, or cannot be written, is no reason for its containers to hold the devices.
+        Err(failure) => {
+            screen.line(&format!("warning: nothing is written down of its end: {}", failure.message()));
+            return by_engine(engine, &orphan.containers, now).await;
+        }
+    };
     if course.past.end.is_some() {
         // An engine may have made it for a controller that was dead by then.
         return course.clear_away(engine, &orphan.run, None).await.map(drop);
@@ -184,7 +213,7 @@ pub(super) async fn in_its_place(
     course.past = Past::of(&journal::read(course.run.path())?)?;
     let mut signals = Signals::take().map_err(|error| Failure::new(ExitCode::MachineNotReady, error))?;
     match Heir::of(&course, settings, &mut signals, &mut screen).await {
-        Ok(Ok(heir)) => heir.see_through(course, settings, (signals, screen), (begin, json)).await.map(drop),
+        Ok(Ok(heir)) => heir.see_through(course, settings, (signals, screen), (begin, false)).await.map(drop),
         Ok(Err(_)) => Err(Failure::new(ExitCode::Interrupted, "stopped before the run was taken up")),
         // What it was made from need not be here for its containers to end.
         Err(failure) => {
@@ -201,16 +230,16 @@ async fn end_plainly(engine: &Engine, mut course: Course, orphan: &OnEngine, now
     by_engine(engine, &orphan.containers, now).await?;
     let detail = json!({ "exit_code": ExitCode::Interrupted as u8, "state": "stopped", "failure": null });
     course.journal.append("end", detail)?;
-    say(&format!("{}: stopped", orphan.run));
     Ok(())
 }
 
-/// Ends containers and removes them, as far as the engine alone can.
+/// Ends containers and removes them, as far as the engine alone can. One that it cannot remove keeps none of the others.
 pub(super) async fn by_engine(engine: &Engine, containers: &[Container], now: bool) -> Result<(), Failure> {
     let running = containers.iter().filter(|container| container.running);
     if !now {
         for container in running.clone() {
-            engine.signal(&container.id, "SIGTERM").await?;
+            // Who has ended meanwhile needs no signal, and who gets none is removed all the same.
+            let _ = engine.signal(&container.id, "SIGTERM").await;
         }
         let ended = async {
             for container in running {
@@ -220,10 +249,11 @@ pub(super) async fn by_engine(engine: &Engine, containers: &[Container], now: bo
         // Who has not ended by then is removed by force.
         let _ = tokio::time::timeout(GRACE, ended).await;
     }
+    let mut failed = None;
     for container in containers {
-        engine.remove(&container.id).await?;
+        failed = engine.remove(&container.id).await.err().or(failed);
     }
-    Ok(())
+    failed.map_or(Ok(()), |error| Err(error.into()))
 }
 
 /// Whether agents of the run still work, on this machine.

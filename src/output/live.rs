@@ -46,6 +46,8 @@ pub enum Standing {
     Orphaned,
     /// What is left of it does not run.
     Left,
+    /// Whether a controller has it in hand cannot be told from here.
+    Unknown,
 }
 
 impl Standing {
@@ -54,6 +56,7 @@ impl Standing {
             Self::Running => (36, "running"),
             Self::Orphaned => (33, "orphaned"),
             Self::Left => (33, "left behind"),
+            Self::Unknown => (33, "unknown"),
         }
     }
 }

@@ -14,6 +14,13 @@ pub fn has_controller(run: &Path) -> bool {
     is_held(&run.join(JOURNAL))
 }
 
+/// The same, or nothing where the journal cannot be looked into from here: it is somebody else's, on another machine, or gone.
+#[must_use]
+pub fn controller(run: &Path) -> Option<bool> {
+    let journal = run.join(JOURNAL);
+    File::open(&journal).is_ok().then(|| is_held(&journal))
+}
+
 /// Whether the agent of any rank lives, in a container of this machine.
 #[must_use]
 pub fn has_agents(run: &Path) -> bool {

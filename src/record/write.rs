@@ -6,7 +6,7 @@ use std::io::{Read, Seek, Write};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use rustix::fs::{FallocateFlags, FlockOperation, fallocate, flock};
+use rustix::fs::{FallocateFlags, FlockOperation, Mode, OFlags, fallocate, flock};
 use serde_json::{Value, json};
 
 use super::find::JOURNAL;
@@ -138,18 +138,38 @@ impl Drop for Journal {
     }
 }
 
-/// The process that holds the lock of a run's journal, as far as the system tells.
+/// The process that holds the lock of a run's journal, as far as the system tells: one of another PID namespace or machine is not named. The
+/// journal need not be readable, only its place.
 #[must_use]
 pub fn holder(run: &Path) -> Option<u32> {
+    use std::os::fd::AsRawFd;
     use std::os::unix::fs::MetadataExt;
-    let file = std::fs::metadata(run.join(JOURNAL)).ok()?;
-    let locks = std::fs::read_to_string("/proc/locks").ok()?;
-    // `1: FLOCK  ADVISORY  WRITE 4242 08:01:131 0 EOF`: the file by its device's numbers, in hexadecimal, and its own.
-    let (major, minor) = (rustix::fs::major(file.dev()), rustix::fs::minor(file.dev()));
-    let name = format!("{major:02x}:{minor:02x}:{}", file.ino());
+    let journal = rustix::fs::open(run.join(JOURNAL), OFlags::PATH | OFlags::CLOEXEC, Mode::empty()).ok()?;
+    let inode = File::from(journal.try_clone().ok()?).metadata().ok()?.ino();
+    let read = |path: &str| std::fs::read_to_string(path).ok();
+    // Locks are listed by their file system's device, which a file's own need not be (btrfs). Its mount knows it.
+    let info = read(&format!("/proc/self/fdinfo/{}", journal.as_raw_fd()))?;
+    let mount = info.lines().find_map(|line| line.strip_prefix("mnt_id:"))?.trim();
+    let (locks, mounts) = (read("/proc/locks")?, read("/proc/self/mountinfo")?);
+    locked_by(&locks, device_of(&mounts, mount)?, inode)
+}
+
+/// Major and minor number of a mount's file system: `36 35 98:0 / /mnt rw ...`.
+fn device_of(mounts: &str, mount: &str) -> Option<(u32, u32)> {
+    let line = mounts.lines().find(|line| line.split(' ').next() == Some(mount))?;
+    let (major, minor) = line.split(' ').nth(2)?.split_once(':')?;
+    Some((major.parse().ok()?, minor.parse().ok()?))
+}
+
+/// Who holds the exclusive lock of a file: `1: FLOCK  ADVISORY  WRITE 4242 08:01:131 0 EOF`, device in hexadecimal. Whose number cannot be told
+/// here has 0 or less.
+fn locked_by(locks: &str, (major, minor): (u32, u32), inode: u64) -> Option<u32> {
+    let name = format!("{major:02x}:{minor:02x}:{inode}");
     locks.lines().find_map(|line| {
         let words: Vec<&str> = line.split_whitespace().collect();
-        (words.get(1) == Some(&"FLOCK") && words.get(5) == Some(&name.as_str())).then(|| words.get(4)?.parse().ok())?
+        let is_it =
+            words.get(1) == Some(&"FLOCK") && words.get(3) == Some(&"WRITE") && words.get(5) == Some(&name.as_str());
+        is_it.then(|| words.get(4)?.parse().ok().filter(|pid| *pid > 0))?
     })
 }
 
@@ -197,6 +217,16 @@ mod tests {
         let runs = tempfile::tempdir().expect("a temporary folder");
         let run = RunDir::create(runs.path(), "shapes", UNIX_EPOCH).expect("created");
         (runs, run)
+    }
+
+    #[test]
+    fn a_lock_is_found_by_its_file_systems_device() {
+        let mounts = "22 1 8:1 / / rw - ext4 /dev/sda1 rw\n36 22 0:37 /home /home rw - btrfs /dev/sdb rw\n";
+        assert_eq!((device_of(mounts, "36"), device_of(mounts, "3")), (Some((0, 37)), None));
+        let locks = "1: POSIX  ADVISORY  WRITE 11 00:25:131 0 EOF\n2: FLOCK  ADVISORY  READ 12 00:25:131 0 EOF\n\
+                     2: -> FLOCK  ADVISORY  WRITE 13 00:25:131 0 EOF\n3: FLOCK  ADVISORY  WRITE 14 00:25:131 0 EOF\n\
+                     4: FLOCK  ADVISORY  WRITE 0 00:25:132 0 EOF\n";
+        assert_eq!([131, 132, 133].map(|inode| locked_by(locks, (0, 37), inode)), [Some(14), None, None]);
     }
 
     #[test]

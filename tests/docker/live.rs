@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use serde_json::Value;
 
 use crate::needs_engine;
-use crate::support::{Ended, Place, Running, containers, entries, job, nothing_left, until};
+use crate::support::{Ended, Place, Running, containers, docker, entries, image, job, nothing_left, until};
 
 /// A job whose ranks run until they are asked to end, and tell a step.
 fn endless(place: &Place, more: &str) {
@@ -119,38 +119,60 @@ fn a_run_that_lost_its_controller_is_named_and_ended_in_good_order() {
 #[test]
 fn what_is_left_is_shown_before_it_is_removed() {
     needs_engine!();
-    let (place, other) = (Place::new(), Place::new());
-    for place in [&place, &other] {
-        endless(place, "name: leftover\n");
+    let (place, lost) = (Place::new(), Place::new());
+    for (place, name) in [(&place, "leftover"), (&lost, "lost")] {
+        endless(place, &format!("name: {name}\n"));
         let controller = Running::start(place.evenkeel(&["train", "job.yaml"]));
         until("both", || (0..2).all(|rank| place.path().join(format!("up-{rank}")).exists()).then_some(()));
         controller.signal("KILL");
         let _ = controller.end();
     }
-    let run = format!("leftover/{}", id(&place));
-    let shown = place.run(&["prune", &run]).with_code(2).saying("nothing was removed: there is no terminal to ask at");
+    let shown =
+        place.run(&["prune", "leftover"]).with_code(2).saying("nothing was removed: there is no terminal to ask at");
     assert!(shown.stdout.contains("still trains") && shown.stdout.contains("launch 1, rank 1: Up"), "{}", shown.stdout);
     assert_eq!(containers(&place).len(), 2);
-    // Of one of them the folder is gone as well: nothing can be written down any more.
-    std::fs::rename(other.path().join("runs"), other.path().join("moved")).expect("moved");
-    for name in [run.clone(), format!("leftover/{}", moved(&other))] {
-        if containers(&place).is_empty() && containers(&other).is_empty() {
-            // Both began in the same second: one name, and both are gone.
-            break;
-        }
-        place.run(&["prune", "--yes", &name]).with_code(0).saying("removed what was left of");
-    }
+    place.run(&["prune", "--yes", "leftover"]).with_code(0).saying("removed what was left of leftover/");
     assert_eq!(state(&place), "stopped");
-    for place in [&place, &other] {
-        assert_eq!(containers(place), Vec::<String>::new());
-    }
+    nothing_left(&place);
+
+    // Of the other one the folder is gone as well: whether somebody sees it through is not known, and nothing can be written down any more.
+    std::fs::rename(lost.path().join("runs"), lost.path().join("moved")).expect("moved");
+    assert_eq!(ps(&lost)[0]["standing"], "unknown");
+    lost.run(&["stop", "lost"]).with_code(3).saying("cannot be looked into from here");
+    let shown = lost.run(&["prune", "lost"]).with_code(2);
+    assert!(shown.stdout.contains("cannot be told from here"), "{}", shown.stdout);
+    assert_eq!(containers(&lost).len(), 2);
+    lost.run(&["prune", "--yes", "lost"]).with_code(0).saying("removed what was left of lost/");
+    assert_eq!(containers(&lost), Vec::<String>::new());
     place.run(&["prune", "--yes", "none"]).with_code(2).saying("no container of a run that is called `none`");
 }
 
-fn moved(place: &Place) -> String {
-    let runs = std::fs::read_dir(place.path().join("moved/leftover")).expect("a folder").flatten();
-    let runs = runs.map(|run| run.path()).find(|path| path.is_dir() && !path.is_symlink()).expect("a run");
-    runs.file_name().expect("a name").to_string_lossy().into_owned()
+#[test]
+fn a_run_is_ended_from_anywhere_by_its_directory_and_only_that() {
+    needs_engine!();
+    let place = Place::new();
+    endless(&place, "");
+    let controller = Running::start(place.evenkeel(&["train", "job.yaml"]));
+    up(&place);
+    // What somebody makes of a rank's container has its labels, and is none of the run's.
+    let rank = containers(&place)[0].clone();
+    let copy = format!("{rank}-copy");
+    let labels = docker(&["inspect", "--format", "{{range $k, $v := .Config.Labels}}{{$k}}={{$v}}\n{{end}}", &rank]);
+    let mut create = vec!["create", "--name", &copy];
+    labels.lines().filter(|line| line.starts_with("evenkeel.")).for_each(|label| create.extend(["--label", label]));
+    let image = image();
+    create.extend([image.as_str(), "true"]);
+    docker(&create);
+    assert_eq!(ps(&place)[0]["ranks"], 2);
+    let elsewhere = Place::new();
+    let directory = place.record().canonicalize().expect("it exists");
+    let stopped = elsewhere.run(&["stop", directory.to_str().expect("UTF-8"), "--json"]).with_code(0);
+    let stopped: Value = serde_json::from_str(&stopped.stdout).expect("one JSON value");
+    assert_eq!(stopped["state"], "stopped", "{stopped}");
+    controller.end().with_code(130);
+    assert_eq!(docker(&["inspect", "--format", "{{.Name}}", &copy]).trim(), format!("/{copy}"));
+    docker(&["rm", &copy]);
+    nothing_left(&place);
 }
 
 #[test]

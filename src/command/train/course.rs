@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 use serde_json::json;
 
 use super::Ready;
+use crate::command::live::is_ours;
 use crate::command::locking::{Gathered, Launched};
 use crate::docker::Engine;
 use crate::error::Failure;
@@ -149,7 +150,7 @@ impl Course {
             let here =
                 container.labels.get(label::DIRECTORY).is_some_and(|folder| self.run.path() == Path::new(folder));
             let generation = number(label::GENERATION);
-            if !here || (keep.is_some() && generation == keep) {
+            if !here || !is_ours(&container) || (keep.is_some() && generation == keep) {
                 continue;
             }
             engine.remove(&container.id).await?;
