@@ -106,6 +106,9 @@ fn class_of_words(words: &str, memory: Memory) -> FailureClass {
     } else if memory == Memory::Capped && has(&["can't start new thread"]) {
         // A thread's stack is data, too; without a cap it is the number of processes that is limited.
         FailureClass::OutOfMemoryDevice
+    } else if memory == Memory::Capped && has(&["operation on closed file"]) && has(&["torch/serialization.py"]) {
+        // Python's buffers in memory count as closed once they could not grow; who saves to one again is told that alone.
+        FailureClass::OutOfMemoryDevice
     } else if has(&OUT_OF_CPU_MEMORY) || has(&OUT_OF_ANY_MEMORY) {
         // A cap is met by whatever a process allocates.
         if memory == Memory::Capped { FailureClass::OutOfMemoryDevice } else { FailureClass::OutOfMemoryHost }

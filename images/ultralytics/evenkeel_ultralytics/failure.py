@@ -1,6 +1,7 @@
 """What an exception means: the failure classes of the record."""
 
 import resource
+import traceback
 
 from .data import DataError
 from .job import JobError
@@ -57,13 +58,23 @@ def classify_one(error):
     if type(error).__name__ in NAMES:
         return NAMES[type(error).__name__]
     text = str(error).lower()
-    # A thread's stack is data: where that has a limit, this is how it is met.
-    if "can't start new thread" in text and resource.getrlimit(resource.RLIMIT_DATA)[0] != resource.RLIM_INFINITY:
-        return "out_of_memory.device"
+    if resource.getrlimit(resource.RLIMIT_DATA)[0] != resource.RLIM_INFINITY:
+        # A thread's stack is data: where that has a limit, this is how it is met.
+        if "can't start new thread" in text:
+            return "out_of_memory.device"
+        # A buffer in memory that cannot grow loses what it had and counts as closed. The package has saved to it once more by then, so that the
+        # first failure is forgotten.
+        if "operation on closed file" in text and is_of(error, "torch/serialization.py"):
+            return "out_of_memory.device"
     for name, phrases in PHRASES:
         if isinstance(error, (RuntimeError, OSError, AssertionError)) and any(phrase in text for phrase in phrases):
             return name
     return None
+
+
+def is_of(error, file):
+    """Whether `error` came through a function of `file`."""
+    return any(frame.f_code.co_filename.endswith(file) for frame, _ in traceback.walk_tb(error.__traceback__))
 
 
 def one_line(error):
