@@ -546,7 +546,9 @@ impl Engine {
 fn body(spec: &ContainerSpec) -> ContainerCreateBody {
     let ulimit =
         |name: &str, limit: i64| ResourcesUlimits { name: Some(name.to_owned()), soft: Some(limit), hard: Some(limit) };
-    let mut ulimits = vec![ulimit("stack", 64 << 20)];
+    // Every thread's stack counts as data, all of it: where that has a limit, a dozen threads of 64 MiB would be most of it.
+    let stack = if spec.data_bytes.is_some() { 8 << 20 } else { 64 << 20 };
+    let mut ulimits = vec![ulimit("stack", stack)];
     if spec.memlock {
         ulimits.push(ulimit("memlock", -1));
     }
