@@ -64,7 +64,7 @@ fn what_fits_is_found_out_kept_and_right() {
 #[test]
 fn a_training_finds_out_first_what_fits() {
     needs_engine!();
-    for (trainer, device) in [("native", "[{memory: 120MiB}]"), ("ultralytics", "[{cpu: 1, memory: 1800MiB}]")] {
+    for (trainer, device) in [("native", "[{memory: 120MiB}]"), ("ultralytics", "[{cpu: 1, memory: 1500MiB}]")] {
         let place = capped(trainer, device, "batch: 96");
         place.run(&["train", "job.yaml"]).with_code(0).saying("finding out what fits").saying("done in");
         nothing_left(&place);

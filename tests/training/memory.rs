@@ -109,7 +109,7 @@ fn a_cap_on_the_official_trainer_is_kept_by_new_starts() {
         "job.yaml",
         "name: t\ntrainer: ultralytics\ndata: shapes/data.yaml\nimgsz: 160\nepochs: 2\n\
          batch: {target: 128, micro: 64, on_oom: step_down}\n\
-         device: [{memory: 1800MiB}, {memory: 4GiB}]\nargs: {plots: false}\n",
+         device: [{memory: 1500MiB}, {memory: 4GiB}]\nargs: {plots: false}\n",
     );
     // What one process has room for in training need not be enough for its validation: each phase may ask for a start of its own.
     place.run(&["train", "job.yaml"]).with_code(0).saying("rank 0 ran out of memory with micro-batches of 64");
