@@ -1,8 +1,6 @@
 //! A report's material out of a run's directory. What is missing or cannot be read leaves a gap, which the report names.
 
-use std::fs::{File, OpenOptions};
 use std::io::{self, BufRead as _, BufReader, Read as _, Seek as _, SeekFrom};
-use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::Path;
 
 use serde_json::Value;
@@ -11,7 +9,7 @@ use super::series::{Heard, Table};
 use super::{Picture, Report, Share, pictures};
 use crate::record::find::Found;
 use crate::record::journal::{self, JournalError};
-use crate::record::read;
+use crate::record::{read, regular};
 use crate::runlock::{self, RunLock};
 
 /// Bytes of results.csv, of plan.json and of a lock, at most.
@@ -32,7 +30,7 @@ pub fn report(found: &Found, now_ms: u64) -> Result<Report, JournalError> {
         of_image.then(|| entry.detail["image_id"].as_str().map(str::to_owned)).flatten()
     });
     let text = |name: &str| {
-        let bytes = small(&path.join(name), TABLE).ok()?;
+        let bytes = regular::whole(&path.join(name), TABLE).ok()?;
         Some(String::from_utf8_lossy(&bytes).into_owned())
     };
     let lock = text(runlock::FILE).and_then(|text| RunLock::from_yaml(&text).ok());
@@ -116,7 +114,7 @@ fn heard(run: &Path, ranks: u32, gaps: &mut Vec<String>) -> Heard {
 }
 
 fn hear(path: &Path, from: u64, heard: &mut Heard) -> io::Result<()> {
-    let mut file = regular(path)?;
+    let mut file = regular::open(path)?;
     file.seek(SeekFrom::Start(from))?;
     // A file that still grows is read to where it is now.
     for line in BufReader::with_capacity(1 << 20, file.take(EVENTS)).split(b'\n') {
@@ -143,7 +141,7 @@ fn pictures_of(run: &Path) -> (Vec<Picture>, Vec<String>) {
             continue;
         }
         // What is no picture, or nothing that can be read, is left to its trainer.
-        match small(&folder.join(file), room.min(pictures::LARGEST)) {
+        match regular::whole(&folder.join(file), room.min(pictures::LARGEST)) {
             Ok(bytes) => {
                 if let Some(media) = pictures::media(&bytes) {
                     room -= bytes.len() as u64;
@@ -155,19 +153,4 @@ fn pictures_of(run: &Path) -> (Vec<Picture>, Vec<String>) {
         }
     }
     (taken, left_out)
-}
-
-/// A file and nothing else: what a trainer left may be a link to anywhere, or a pipe at which reading would wait.
-fn regular(path: &Path) -> io::Result<File> {
-    let flags = rustix::fs::OFlags::NONBLOCK | rustix::fs::OFlags::NOFOLLOW;
-    #[expect(clippy::cast_possible_wrap, reason = "flags, bit by bit")]
-    let file = OpenOptions::new().read(true).custom_flags(flags.bits() as i32).open(path)?;
-    if file.metadata()?.is_file() { Ok(file) } else { Err(io::ErrorKind::InvalidInput.into()) }
-}
-
-/// A file of no more than so many bytes.
-fn small(path: &Path, most: u64) -> io::Result<Vec<u8>> {
-    let mut bytes = Vec::new();
-    regular(path)?.take(most.saturating_add(1)).read_to_end(&mut bytes)?;
-    if bytes.len() as u64 > most { Err(io::ErrorKind::FileTooLarge.into()) } else { Ok(bytes) }
 }
