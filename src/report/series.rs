@@ -6,6 +6,10 @@ use evenkeel_wire::{Event, Record};
 
 /// Things that happened, at most: a training that steps down at every turn says so in fewer.
 const HAPPENED: usize = 200;
+/// Columns of a table, at most: trainers have some fifteen, and a file may claim a million for each of its rows.
+const COLUMNS: usize = 64;
+/// Epochs of it, at most: of more, the last ones.
+const EPOCHS: usize = 20_000;
 
 /// Values over the epochs.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -17,17 +21,17 @@ pub struct Table {
 }
 
 impl Table {
-    /// Reads results.csv. Of rows for the same epoch, as a training leaves that went on from an earlier state, the last counts; a row that is not
-    /// whole yet does not.
+    /// Reads results.csv, as far as it is no larger than any training makes it. Of rows for the same epoch, as a training leaves that went on
+    /// from an earlier state, the last counts; a row that is not whole yet does not.
     #[must_use]
     pub fn parse(text: &str) -> Self {
         let mut lines = text.split_inclusive('\n').filter_map(|line| line.strip_suffix('\n'));
-        let names: Vec<&str> = lines.next().unwrap_or_default().split(',').map(str::trim).collect();
+        let names: Vec<&str> = lines.next().unwrap_or_default().split(',').map(str::trim).take(COLUMNS).collect();
         let Some(epoch_at) = names.iter().position(|name| *name == "epoch") else { return Self::default() };
         let mut rows: BTreeMap<u64, Vec<Option<f64>>> = BTreeMap::new();
         for line in lines {
             let finite = |cell: &str| cell.trim().parse().ok().filter(|value: &f64| value.is_finite());
-            let cells: Vec<Option<f64>> = line.split(',').map(finite).collect();
+            let cells: Vec<Option<f64>> = line.split(',').take(names.len()).map(finite).collect();
             let Some(epoch) = cells.get(epoch_at).copied().flatten() else { continue };
             #[expect(
                 clippy::cast_possible_truncation,
@@ -35,6 +39,9 @@ impl Table {
                 reason = "a small whole number, saturating"
             )]
             rows.insert(epoch as u64, cells);
+            if rows.len() > EPOCHS {
+                rows.pop_first();
+            }
         }
         let column = |at: usize| rows.values().map(|cells| cells.get(at).copied().flatten()).collect();
         let columns = names.iter().enumerate().filter(|(at, _)| *at != epoch_at);
@@ -45,12 +52,13 @@ impl Table {
     /// The same from what ranks told, by epoch.
     #[must_use]
     pub fn told(epochs: &BTreeMap<u64, BTreeMap<String, f64>>) -> Self {
-        let names: BTreeSet<&String> = epochs.values().flat_map(BTreeMap::keys).collect();
+        let last = || epochs.iter().skip(epochs.len().saturating_sub(EPOCHS));
+        let names: BTreeSet<&String> = last().flat_map(|(_, values)| values.keys()).collect();
         let column = |name: &String| {
-            epochs.values().map(|values| values.get(name).copied().filter(|value| value.is_finite())).collect()
+            last().map(|(_, values)| values.get(name).copied().filter(|value| value.is_finite())).collect()
         };
-        let columns = names.into_iter().map(|name| (name.clone(), column(name))).collect();
-        Self { epochs: epochs.keys().copied().collect(), columns }
+        let columns = names.into_iter().take(COLUMNS).map(|name| (name.clone(), column(name))).collect();
+        Self { epochs: last().map(|(epoch, _)| *epoch).collect(), columns }
     }
 
     /// The points of a column.
@@ -266,6 +274,19 @@ mod tests {
         assert_eq!(names, ["time", "val/x", "a"]);
         assert_eq!(table.points("val/x"), [(1.0, None), (2.0, Some(6.0))]);
         assert!(table.points("absent").is_empty() && Table::parse("a,b\n1,2\n") == Table::default());
+    }
+
+    #[test]
+    fn a_table_takes_no_more_room_than_a_training_s() {
+        let rows: String = (1..=EPOCHS + 9).map(|epoch| format!("{epoch}{}\n", ",1".repeat(COLUMNS + 9))).collect();
+        let heading: String = (0..COLUMNS + 9).map(|at| format!(",c{at}")).collect();
+        let table = Table::parse(&format!("epoch{heading}\n{rows}"));
+        let size = |table: &Table| (table.epochs.len(), table.columns.len());
+        assert_eq!((size(&table), table.epochs[0]), ((EPOCHS, COLUMNS - 1), 10));
+        // Names that no other epoch has.
+        let told = (1..=EPOCHS as u64 + 9).map(|epoch| (epoch, [(format!("c{epoch}"), 1.0)].into())).collect();
+        let told = Table::told(&told);
+        assert_eq!((size(&told), told.epochs[0]), ((EPOCHS, COLUMNS), 10));
     }
 
     #[test]
