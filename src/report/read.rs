@@ -41,6 +41,7 @@ pub fn report(found: &Found, now_ms: u64) -> Result<Report, JournalError> {
     let table = ["results.csv", "output/results.csv"].iter().find_map(|name| text(name));
     let table = table.map(|text| Table::parse(&text)).filter(|table| !table.epochs.is_empty());
     let (pictures, left_out) = pictures_of(path);
+    gaps.extend(heard.left_out());
     let mut happened = heard.happened.clone();
     happened.sort_by_key(|it| it.time_ms);
     Ok(Report {

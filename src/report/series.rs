@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use evenkeel_wire::{Event, Record};
 
-/// Things that happened, at most: a training that steps down at every turn says so in fewer.
+/// Trouble, at most, and notes beside it: a training that steps down at every turn says so in fewer.
 const HAPPENED: usize = 200;
 /// Columns of a table, at most: trainers have some fifteen, and a file may claim a million for each of its rows.
 const COLUMNS: usize = 64;
@@ -110,6 +110,8 @@ pub struct Heard {
     pub transports: BTreeMap<u32, String>,
     /// What happened on the way.
     pub happened: Vec<Happened>,
+    /// Notes and trouble that were heard, those with no room in `happened` as well.
+    said: [usize; 2],
 }
 
 /// A step of the ranks that were read so far.
@@ -127,7 +129,10 @@ impl Heard {
     pub fn hear(&mut self, record: &Record) {
         let (generation, rank) = (record.generation, record.rank);
         let mut happened = |bad, text| {
-            if self.happened.len() < HAPPENED {
+            // Apart, so that a rank that says much leaves room for how another failed.
+            let said = &mut self.said[usize::from(bad)];
+            *said += 1;
+            if *said <= HAPPENED {
                 self.happened.push(Happened { time_ms: record.time_ms, generation, rank: Some(rank), bad, text });
             }
         };
@@ -166,6 +171,17 @@ impl Heard {
             Event::Note { message } => happened(false, message.clone()),
             _ => {}
         }
+    }
+
+    /// How much is not in `happened`, in one sentence.
+    #[must_use]
+    pub fn left_out(&self) -> Option<String> {
+        let [notes, trouble] = self.said.map(|said| said.saturating_sub(HAPPENED));
+        (notes + trouble > 0).then(|| {
+            format!(
+                "Of what the ranks told, {trouble} cases of trouble and {notes} notes have no room here: they are in the record's events."
+            )
+        })
     }
 
     /// The steps, in order.
@@ -264,6 +280,20 @@ mod tests {
         assert_eq!((steps[0].loss, steps[0].images_per_second), (Some(3.0), Some(6.0)));
         assert_eq!((steps[1].loss, steps[1].images_per_second), (None, Some(6.0)));
         assert_eq!(heard.first_steps, [(1, 0), (2, 1)].into());
+    }
+
+    #[test]
+    fn a_rank_that_says_much_leaves_room_for_the_failure_of_another() {
+        let mut heard = Heard::default();
+        let note = |rank, event| Record { event, ..record(1, rank, 0, None) };
+        for _ in 0..HAPPENED {
+            heard.hear(&note(0, Event::Note { message: "well".into() }));
+        }
+        heard.hear(&note(1, Event::SteppedDown { step: 1, from: 8, to: 4, message: String::new() }));
+        assert_eq!((heard.happened.len(), heard.left_out()), (HAPPENED + 1, None));
+        heard.hear(&note(1, Event::Note { message: "one too many".into() }));
+        assert_eq!(heard.happened.last().map(|it| (it.rank, it.bad)), Some((Some(1), true)));
+        assert!(heard.left_out().is_some_and(|left| left.contains("0 cases of trouble and 1 notes")));
     }
 
     #[test]
