@@ -106,6 +106,8 @@ pub struct Heard {
     pub first_steps: BTreeMap<u32, u64>,
     /// Numbers of the validations, by epoch from 1.
     pub metrics: BTreeMap<u64, BTreeMap<String, f64>>,
+    /// By epoch from 1: the launch that `metrics` is of, and the last that made a step of it; 0 for none.
+    launches: BTreeMap<u64, (u32, u32)>,
     /// How each rank reached the others.
     pub transports: BTreeMap<u32, String>,
     /// What happened on the way.
@@ -137,7 +139,11 @@ impl Heard {
             }
         };
         match &record.event {
-            Event::Step { step, images, loss, lr, time_ms, .. } => {
+            Event::Step { epoch, step, images, loss, lr, time_ms, .. } => {
+                if rank == 0 {
+                    let (_, trained) = self.launches.entry(u64::from(*epoch) + 1).or_default();
+                    *trained = (*trained).max(generation);
+                }
                 let first = self.first_steps.entry(generation).or_insert(*step);
                 *first = (*first).min(*step);
                 let new = Sum { generation, images: 0, loss: Some(0.0), slowest_ms: 0.0, lr: *lr };
@@ -153,9 +159,16 @@ impl Heard {
                     sum.slowest_ms = sum.slowest_ms.max(*time_ms);
                 }
             }
-            // A second one of the same epoch is that of the best weights, at the end.
             Event::Metrics { epoch, values } if rank == 0 => {
-                self.metrics.entry(u64::from(*epoch) + 1).or_insert_with(|| values.clone());
+                let epoch = u64::from(*epoch) + 1;
+                let (validated, trained) = self.launches.entry(epoch).or_default();
+                // An epoch that another launch repeated counts as it was repeated. A second one within a launch, or of one that did not make
+                // the epoch, is that of the best weights, at the end.
+                let repeated = *validated < generation && (*trained == 0 || *trained == generation);
+                if *validated == 0 || repeated {
+                    *validated = generation;
+                    self.metrics.insert(epoch, values.clone());
+                }
             }
             Event::Preflight { ok, transport, message, .. } => {
                 self.transports.extend(transport.clone().map(|transport| (rank, transport)));
@@ -280,6 +293,30 @@ mod tests {
         assert_eq!((steps[0].loss, steps[0].images_per_second), (Some(3.0), Some(6.0)));
         assert_eq!((steps[1].loss, steps[1].images_per_second), (None, Some(6.0)));
         assert_eq!(heard.first_steps, [(1, 0), (2, 1)].into());
+    }
+
+    #[test]
+    fn a_validation_is_that_of_the_last_launch_that_made_the_epoch() {
+        let mut heard = Heard::default();
+        let metrics = |generation, epoch, value| {
+            let event = Event::Metrics { epoch, values: [("map".to_owned(), value)].into() };
+            Record { event, ..record(generation, 0, 0, None) }
+        };
+        let map = |heard: &Heard, epoch: u64| heard.metrics[&epoch]["map"];
+        heard.hear(&record(1, 0, 0, None));
+        heard.hear(&metrics(1, 0, 0.1));
+        heard.hear(&metrics(1, 0, 0.9));
+        assert_eq!(map(&heard, 1), 0.1);
+        heard.hear(&record(2, 0, 0, None));
+        heard.hear(&metrics(2, 0, 0.2));
+        heard.hear(&metrics(2, 0, 0.9));
+        // It only went on with later epochs, and tells at its end what the best weights do.
+        heard.hear(&metrics(3, 0, 0.9));
+        assert_eq!(map(&heard, 1), 0.2);
+        // A program that tells no steps.
+        heard.hear(&metrics(1, 1, 0.3));
+        heard.hear(&metrics(2, 1, 0.4));
+        assert_eq!(map(&heard, 2), 0.4);
     }
 
     #[test]
