@@ -96,7 +96,7 @@ pub fn glance(found: &Found, now_ms: u64) -> Result<Glance, JournalError> {
     let end = ends.end.as_ref().map(End::of);
     match end {
         Some(end) if end.devices.is_some() => Ok(glance_of(found, ends.begun_ms, Some(end), now_ms)),
-        _ => Ok(summary(found, now_ms)?.run),
+        _ => Ok(standing(found, now_ms)?.run),
     }
 }
 
@@ -142,6 +142,15 @@ fn seconds(from_ms: Option<u64>, until_ms: Option<u64>) -> Option<f64> {
 ///
 /// The journal cannot be read. Files that are missing beside it leave gaps in the summary.
 pub fn summary(found: &Found, now_ms: u64) -> Result<Summary, JournalError> {
+    Ok(Summary { usage: used(&found.path), ..standing(found, now_ms)? })
+}
+
+/// The same without what was seen to be used, for those who list: the tables of a training of weeks are hundreds of megabytes.
+///
+/// # Errors
+///
+/// The journal cannot be read.
+pub fn standing(found: &Found, now_ms: u64) -> Result<Summary, JournalError> {
     let path = &found.path;
     let replayed = replay(&journal::read(path)?);
     let mut run = glance_of(found, replayed.begun_ms, replayed.end.clone(), now_ms);
@@ -192,7 +201,7 @@ pub fn summary(found: &Found, now_ms: u64) -> Result<Summary, JournalError> {
         course,
         best,
         weights: weights.into_iter().map(PathBuf::from).find(|name| path.join(name).is_file()),
-        usage: used(path),
+        usage: Usage::default(),
         run,
     })
 }
@@ -308,5 +317,15 @@ mod tests {
         table.resize(usize::try_from(TABLE).expect("not so large") + 1, b'\n');
         std::fs::write(path("results.csv"), table).expect("written");
         assert_eq!(course(place.path()), []);
+    }
+
+    #[test]
+    fn who_lists_runs_reads_no_samples() {
+        let place = tempfile::tempdir().expect("a temporary folder");
+        std::fs::write(place.path().join(super::super::find::JOURNAL), "").expect("written");
+        std::fs::write(place.path().join(usage::RANKS), "1000,1,0,,100,150,\n").expect("written");
+        let found = Found { name: "shapes".into(), id: "20261124-034501".into(), path: place.path().into() };
+        assert_eq!(standing(&found, 0).expect("read").usage, Usage::default());
+        assert_eq!(summary(&found, 0).expect("read").usage.ranks.len(), 1);
     }
 }
