@@ -5,6 +5,7 @@ pub mod journal;
 pub mod live;
 pub mod past;
 pub mod read;
+pub mod regular;
 pub mod stamps;
 pub mod summary;
 pub mod told;
@@ -201,7 +202,7 @@ pub fn length(path: &Path) -> u64 {
 /// Reads a log through, from its byte `begin` on. One that does not exist is empty.
 pub fn log_digest(path: &Path, begin: u64) -> io::Result<LogDigest> {
     let mut hasher = Sha256::new();
-    let bytes = match File::open(path) {
+    let bytes = match regular::open(path) {
         Ok(mut file) => {
             file.seek(io::SeekFrom::Start(begin))?;
             io::copy(&mut file, &mut hasher)?
@@ -214,7 +215,7 @@ pub fn log_digest(path: &Path, begin: u64) -> io::Result<LogDigest> {
 
 /// The last bytes of a file, at most `count`.
 pub fn last_bytes(path: &Path, count: u64) -> io::Result<Vec<u8>> {
-    let mut file = File::open(path)?;
+    let mut file = regular::open(path)?;
     let length = file.metadata()?.len();
     file.seek(io::SeekFrom::Start(length.saturating_sub(count)))?;
     let mut bytes = Vec::new();

@@ -9,7 +9,7 @@ mod rows;
 
 use std::path::Path;
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use crate::docker::Engine;
 use crate::event::Event;
@@ -112,6 +112,13 @@ impl Pod {
     }
 }
 
+/// When the sample after that of `last` is due. One that came late leaves out what it missed, and the next is a whole period away: nothing
+/// can be measured over the moment that is left until then.
+fn following(last: Instant, now: Instant) -> Instant {
+    let next = last + PERIOD;
+    if next > now { next } else { now + PERIOD }
+}
+
 fn now_ms() -> u64 {
     let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
     u64::try_from(now.as_millis()).unwrap_or(u64::MAX)
@@ -119,4 +126,19 @@ fn now_ms() -> u64 {
 
 fn or_nothing<T: std::fmt::Display>(value: Option<T>) -> String {
     value.map(|value| value.to_string()).unwrap_or_default()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_sample_that_came_late_is_followed_after_a_whole_period() {
+        let begin = Instant::now();
+        let at = |ms| begin + Duration::from_millis(ms);
+        assert_eq!(following(begin, at(3)), at(1000));
+        assert_eq!(following(begin, at(999)), at(1000));
+        assert_eq!(following(begin, at(1000)), at(2000));
+        assert_eq!(following(begin, at(7300)), at(8300));
+    }
 }

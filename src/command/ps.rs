@@ -56,7 +56,7 @@ async fn look_at(engine: &Engine, run: &OnEngine) -> Live {
         (Hand::Nobody, true) => Standing::Orphaned,
         (Hand::Nobody, false) => Standing::Left,
     };
-    let summary = run.record().and_then(|found| read::summary(&found, super::now_ms()).ok());
+    let summary = run.record().and_then(|found| read::standing(&found, super::now_ms()).ok());
     let mut ranks: Vec<Option<u32>> = run.containers.iter().map(rank).collect();
     ranks.sort_unstable();
     ranks.dedup();

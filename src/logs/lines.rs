@@ -6,6 +6,7 @@ use std::io;
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 
+use crate::record::regular;
 use crate::record::stamps::Stamps;
 
 /// Bytes that are read at once.
@@ -191,7 +192,7 @@ impl Lines {
 
     fn open(&mut self) -> io::Result<Option<&File>> {
         if self.file.is_none() {
-            match File::open(&self.path) {
+            match regular::open(&self.path) {
                 Ok(file) => self.file = Some(file),
                 Err(error) if error.kind() == io::ErrorKind::NotFound => {}
                 Err(error) => return Err(error),

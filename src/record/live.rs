@@ -1,12 +1,12 @@
 //! Whether somebody still works on a run, told by locks that the kernel frees when their holder dies. No engine is asked, and a copy of a
 //! record is never alive.
 
-use std::fs::File;
 use std::path::Path;
 
 use rustix::fs::{FlockOperation, flock};
 
 use super::find::JOURNAL;
+use super::regular;
 
 /// Whether a controller holds the journal.
 #[must_use]
@@ -39,13 +39,15 @@ pub fn is_live(run: &Path) -> bool {
 
 /// Whether somebody holds a file's lock. One that cannot be opened or asked is held by nobody that we could know of.
 fn is_held(path: &Path) -> bool {
-    let Ok(file) = File::open(path) else { return false };
+    let Ok(file) = regular::open(path) else { return false };
     // Taken for a moment where it is free; closing the file gives it back.
     flock(&file, FlockOperation::NonBlockingLockShared) == Err(rustix::io::Errno::WOULDBLOCK)
 }
 
 #[cfg(test)]
 mod tests {
+    use std::fs::File;
+
     use super::*;
 
     #[test]
@@ -65,6 +67,9 @@ mod tests {
         let agent = hold("control/rank-1.g2.alive");
         assert!(!has_controller(run.path()) && is_live(run.path()));
         drop(agent);
+        // A trainer made it: whoever opened it would wait for somebody who writes.
+        let pipe = run.path().join("control/rank-2.g2.alive");
+        rustix::fs::mkfifoat(rustix::fs::CWD, pipe, rustix::fs::Mode::RWXU).expect("a pipe");
         assert!(!is_live(run.path()));
     }
 }

@@ -1,7 +1,6 @@
 //! A run's record, read: [`glance`] for a list of many, [`summary`] for one. Files of the run's directory are all that is asked, so a
 //! record is read the same while it is written, afterwards, and on another machine.
 
-use std::fs::File;
 use std::io::{self, BufReader};
 use std::path::{Path, PathBuf};
 
@@ -13,12 +12,14 @@ use super::journal::{self, JournalError};
 use super::summary::{Attempt, End, Failure, Generation, Log, Replayed, State, replay};
 use super::told::{self, Epoch, Told};
 use super::usage::{self, Usage};
-use super::{last_bytes, live};
+use super::{last_bytes, live, regular};
 
 /// Bytes of a rank's events that are looked at for where it stands.
 const RECENT: u64 = 512 << 10;
 /// Bytes of the first rank's events that are looked at for a training's whole course, where no table tells it.
 const COURSE: u64 = 32 << 20;
+/// Bytes of results.csv, at most: fifty thousand epochs have fewer.
+const TABLE: u64 = 16 << 20;
 
 /// What a list of runs says of one.
 #[derive(Clone, Debug, PartialEq, Serialize)]
@@ -95,7 +96,7 @@ pub fn glance(found: &Found, now_ms: u64) -> Result<Glance, JournalError> {
     let end = ends.end.as_ref().map(End::of);
     match end {
         Some(end) if end.devices.is_some() => Ok(glance_of(found, ends.begun_ms, Some(end), now_ms)),
-        _ => Ok(summary(found, now_ms)?.run),
+        _ => Ok(standing(found, now_ms)?.run),
     }
 }
 
@@ -141,6 +142,15 @@ fn seconds(from_ms: Option<u64>, until_ms: Option<u64>) -> Option<f64> {
 ///
 /// The journal cannot be read. Files that are missing beside it leave gaps in the summary.
 pub fn summary(found: &Found, now_ms: u64) -> Result<Summary, JournalError> {
+    Ok(Summary { usage: used(&found.path), ..standing(found, now_ms)? })
+}
+
+/// The same without what was seen to be used, for those who list: the tables of a training of weeks are hundreds of megabytes.
+///
+/// # Errors
+///
+/// The journal cannot be read.
+pub fn standing(found: &Found, now_ms: u64) -> Result<Summary, JournalError> {
     let path = &found.path;
     let replayed = replay(&journal::read(path)?);
     let mut run = glance_of(found, replayed.begun_ms, replayed.end.clone(), now_ms);
@@ -191,7 +201,7 @@ pub fn summary(found: &Found, now_ms: u64) -> Result<Summary, JournalError> {
         course,
         best,
         weights: weights.into_iter().map(PathBuf::from).find(|name| path.join(name).is_file()),
-        usage: used(path),
+        usage: Usage::default(),
         run,
     })
 }
@@ -215,7 +225,7 @@ impl Job {
 }
 
 fn used(run: &Path) -> Usage {
-    let table = |name: &str| File::open(run.join(name)).map(|file| BufReader::with_capacity(1 << 20, file)).ok();
+    let table = |name: &str| regular::open(&run.join(name)).map(|file| BufReader::with_capacity(1 << 20, file)).ok();
     Usage {
         ranks: table(usage::RANKS).map(usage::ranks).unwrap_or_default(),
         devices: table(usage::DEVICES).map(usage::devices).unwrap_or_default(),
@@ -232,9 +242,8 @@ fn events(run: &Path, rank: u32, bytes: u64) -> io::Result<Vec<u8>> {
 
 fn course(run: &Path) -> Vec<Epoch> {
     let table = ["results.csv", "output/results.csv"].iter().find_map(|name| {
-        // A trainer may have left anything under this name, such as a pipe at which reading would wait.
-        let path = run.join(name);
-        path.is_file().then(|| std::fs::read_to_string(&path).ok()).flatten()
+        // A trainer may have left anything under this name; where it is too large the events tell the course.
+        String::from_utf8(regular::whole(&run.join(name), TABLE).ok()?).ok()
     });
     match table.map(|text| told::table(&text)) {
         Some(course) if !course.is_empty() => course,
@@ -281,4 +290,42 @@ fn logs(run: &Path, replayed: &Replayed, ranks: usize) -> Vec<Log> {
     }
     let there = (0..ranks as u64).filter_map(|rank| Some((rank, length(rank)?)));
     there.map(|(rank, bytes)| Log { rank, bytes: Some(bytes), ..Log::default() }).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_trainer_that_leaves_pipes_and_floods_holds_up_nobody() {
+        let place = tempfile::tempdir().expect("a temporary folder");
+        let path = |name: &str| place.path().join(name);
+        let pipe = |name: &str| rustix::fs::mkfifoat(rustix::fs::CWD, path(name), rustix::fs::Mode::RWXU);
+        for folder in ["events", "output"] {
+            std::fs::create_dir(path(folder)).expect("a folder");
+        }
+        for name in ["events/rank-0.events.jsonl", "results.csv", "output/results.csv", usage::RANKS, usage::DEVICES] {
+            pipe(name).expect("a pipe");
+        }
+        assert_eq!((recent(place.path(), 0), course(place.path())), (Told::default(), Vec::new()));
+        assert_eq!(used(place.path()), Usage::default());
+        // A table has an end, whatever its trainer writes.
+        let mut table = b"epoch,loss\n1,2\n".to_vec();
+        std::fs::remove_file(path("results.csv")).expect("the pipe");
+        std::fs::write(path("results.csv"), &table).expect("written");
+        assert_eq!(course(place.path()).len(), 1);
+        table.resize(usize::try_from(TABLE).expect("not so large") + 1, b'\n');
+        std::fs::write(path("results.csv"), table).expect("written");
+        assert_eq!(course(place.path()), []);
+    }
+
+    #[test]
+    fn who_lists_runs_reads_no_samples() {
+        let place = tempfile::tempdir().expect("a temporary folder");
+        std::fs::write(place.path().join(super::super::find::JOURNAL), "").expect("written");
+        std::fs::write(place.path().join(usage::RANKS), "1000,1,0,,100,150,\n").expect("written");
+        let found = Found { name: "shapes".into(), id: "20261124-034501".into(), path: place.path().into() };
+        assert_eq!(standing(&found, 0).expect("read").usage, Usage::default());
+        assert_eq!(summary(&found, 0).expect("read").usage.ranks.len(), 1);
+    }
 }

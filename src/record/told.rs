@@ -41,11 +41,15 @@ pub struct Told {
 pub fn events(bytes: &[u8]) -> Told {
     let mut told = Told::default();
     let mut losses: BTreeMap<u32, (f64, u32)> = BTreeMap::new();
-    let mut validations: BTreeMap<u32, Epoch> = BTreeMap::new();
+    // The last launch that made a step of an epoch, and the launch of a validation.
+    let mut trained: BTreeMap<u32, u32> = BTreeMap::new();
+    let mut validations: BTreeMap<u32, (u32, Epoch)> = BTreeMap::new();
     let records = bytes.split(|byte| *byte == b'\n').filter_map(|line| serde_json::from_slice::<Record>(line).ok());
     for record in records {
+        let generation = record.generation;
         match record.event {
             Event::Step { epoch, epochs, step, images, loss, memory_bytes, time_ms, .. } => {
+                trained.insert(epoch, generation);
                 told.epochs = Some(u64::from(epochs));
                 told.last_step = Some(step);
                 told.images += images;
@@ -56,16 +60,21 @@ pub fn events(bytes: &[u8]) -> Told {
                     (*sum, *count) = (*sum + loss, *count + 1);
                 }
             }
-            // A second one of the same epoch is that of the best weights, at the end.
             Event::Metrics { epoch, values } => {
+                // An epoch that another launch repeated counts as it was repeated. A second one within a launch, or of one that did not make
+                // the epoch, is that of the best weights, at the end.
+                let repeats = || trained.get(&epoch).is_none_or(|last| *last == generation);
+                if validations.get(&epoch).is_some_and(|(known, _)| *known >= generation || !repeats()) {
+                    continue;
+                }
                 let loss = sum_of_losses(values.iter().map(|(name, value)| (name.as_str(), Some(*value))));
                 let map50 = values.get(MAP50).copied();
-                validations.entry(epoch).or_insert(Epoch { epoch: u64::from(epoch) + 1, loss, map50 });
+                validations.insert(epoch, (generation, Epoch { epoch: u64::from(epoch) + 1, loss, map50 }));
             }
             _ => {}
         }
     }
-    told.course = validations.into_values().collect();
+    told.course = validations.into_values().map(|(_, epoch)| epoch).collect();
     for epoch in &mut told.course {
         let of_steps = u32::try_from(epoch.epoch - 1).ok().and_then(|number| losses.get(&number));
         epoch.loss = epoch.loss.or(of_steps.map(|(sum, count)| sum / f64::from(*count)));
@@ -118,7 +127,7 @@ mod tests {
     #[test]
     fn events_tell_the_course_where_no_table_does() {
         let record = |seq: u64, event: &str| {
-            format!(r#"{{"v":1,"generation":1,"rank":0,"seq":{seq},"time_ms":5,"event":{event}}}"#) + "\n"
+            format!(r#"{{"v":1,"generation":GENERATION,"rank":0,"seq":{seq},"time_ms":5,"event":{event}}}"#) + "\n"
         };
         let step = |seq: u64, epoch, loss| {
             let memory = seq * 100;
@@ -139,12 +148,17 @@ mod tests {
             metrics(1, 0.7),
         ]
         .concat();
-        let told = events(text.as_bytes());
+        let first = text.replace("GENERATION", "1");
+        let told = events(first.as_bytes());
         assert_eq!(
             (told.epochs, told.last_step, told.images, told.seconds, told.peak_bytes),
             (Some(3), Some(2), 48, 1.5, Some(200))
         );
         let course: Vec<_> = told.course.iter().map(|epoch| (epoch.epoch, epoch.loss, epoch.map50)).collect();
         assert_eq!(course, [(1, Some(3.0), Some(0.5)), (2, Some(1.0), Some(0.6))]);
+        // Another launch made the second epoch again, and its best weights were those of the first.
+        let again = [step(2, 1, 1.0), metrics(1, 0.8), metrics(1, 0.9), metrics(0, 0.9)].concat();
+        let course = events((first + &again.replace("GENERATION", "2")).as_bytes()).course;
+        assert_eq!(course.iter().map(|epoch| epoch.map50).collect::<Vec<_>>(), [Some(0.5), Some(0.8)]);
     }
 }

@@ -2,6 +2,7 @@
 //!
 //! A table may end in a part of a row, hold one where its writer died, and be of a launch that was taken up: every row stands for itself.
 
+use std::cmp::Reverse;
 use std::collections::BTreeMap;
 use std::io::{BufRead, Read as _};
 
@@ -26,6 +27,10 @@ pub const FOREIGN: &str = "foreign";
 
 /// A sample stands for the time since the one before, but for no more than this: beyond, nobody looked.
 const LONGEST_MS: u64 = 5000;
+/// Processes of others that are told of a GPU, at most.
+const FOREIGN_TOLD: usize = 100;
+/// And that are kept in mind while its rows are read: where many come and go, in a week there are hundreds of thousands.
+const FOREIGN_KEPT: usize = 1000;
 /// Bytes of a row, at most: a GPU with a thousand processes has fewer.
 const LONGEST_ROW: u64 = 256 << 10;
 /// For how long one stands that has none before.
@@ -91,8 +96,10 @@ pub struct DeviceUsage {
     pub power_w: Gauge,
     /// What held its clocks back and for how many seconds, the longest first.
     pub throttling: Vec<Throttling>,
-    /// Processes on it that were none of the run's, those that were there for longest first.
+    /// Processes on it that were none of the run's, those that were there for longest first, as far as they are told of.
     pub foreign: Vec<Foreign>,
+    /// How many more there were.
+    pub foreign_more: u64,
 }
 
 /// A reason that held a GPU's clocks back.
@@ -227,11 +234,24 @@ impl Met {
                 let Ok(pid) = pid.parse() else { continue };
                 let (time, peak) = self.foreign.entry((pid, name.to_owned())).or_default();
                 (*time, *peak) = (*time + ms, (*peak).max(bytes.parse().ok()));
+                if self.foreign.len() > FOREIGN_KEPT {
+                    // Half of them, so that one that has just come has time to stay.
+                    self.keep_foreign(FOREIGN_KEPT / 2);
+                }
             }
         }
     }
 
-    fn told(self) -> DeviceUsage {
+    /// Forgets all processes but those that were there for longest.
+    fn keep_foreign(&mut self, most: usize) {
+        let mut all: Vec<_> = std::mem::take(&mut self.foreign).into_iter().collect();
+        all.sort_by_key(|(_, (ms, _))| Reverse(*ms));
+        self.usage.foreign_more += all.len().saturating_sub(most) as u64;
+        self.foreign = all.into_iter().take(most).collect();
+    }
+
+    fn told(mut self) -> DeviceUsage {
+        self.keep_foreign(FOREIGN_TOLD);
         let seconds = |ms: u64| ms as f64 / 1e3;
         let throttling = self.throttling.into_iter().map(|(reason, ms)| Throttling { reason, seconds: seconds(ms) });
         let foreign = self.foreign.into_iter().map(|((pid, name), (ms, peak_bytes))| Foreign {
@@ -315,5 +335,15 @@ mod tests {
         assert_eq!(a.foreign, [game]);
         assert_eq!((b.samples, b.memory_used_bytes.peak, b.memory_total_bytes), (1, None, None));
         assert!(b.throttling.is_empty() && b.foreign.is_empty());
+    }
+
+    #[test]
+    fn of_many_processes_those_are_told_that_were_there_for_longest() {
+        let row = |second: u64| format!("{second}000,1,GPU-a,,,,,,,7:game:5:foreign;{}:x:1:foreign\n", second + 10);
+        let rows: String = (0..3000).map(row).collect();
+        let devices = devices(rows.as_bytes());
+        let foreign = &devices[0].foreign;
+        assert_eq!((foreign.len(), devices[0].foreign_more), (FOREIGN_TOLD, 3001 - FOREIGN_TOLD as u64));
+        assert_eq!((foreign[0].pid, foreign[0].seconds), (7, 3000.0));
     }
 }

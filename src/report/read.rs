@@ -1,8 +1,6 @@
 //! A report's material out of a run's directory. What is missing or cannot be read leaves a gap, which the report names.
 
-use std::fs::{File, OpenOptions};
 use std::io::{self, BufRead as _, BufReader, Read as _, Seek as _, SeekFrom};
-use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::Path;
 
 use serde_json::Value;
@@ -11,7 +9,7 @@ use super::series::{Heard, Table};
 use super::{Picture, Report, Share, pictures};
 use crate::record::find::Found;
 use crate::record::journal::{self, JournalError};
-use crate::record::read;
+use crate::record::{read, regular};
 use crate::runlock::{self, RunLock};
 
 /// Bytes of results.csv, of plan.json and of a lock, at most.
@@ -32,18 +30,18 @@ pub fn report(found: &Found, now_ms: u64) -> Result<Report, JournalError> {
         of_image.then(|| entry.detail["image_id"].as_str().map(str::to_owned)).flatten()
     });
     let text = |name: &str| {
-        let bytes = small(&path.join(name), TABLE).ok()?;
+        let bytes = regular::whole(&path.join(name), TABLE).ok()?;
         Some(String::from_utf8_lossy(&bytes).into_owned())
     };
     let lock = text(runlock::FILE).and_then(|text| RunLock::from_yaml(&text).ok());
     let plan: Value = text("plan.json").and_then(|text| serde_json::from_str(&text).ok()).unwrap_or_default();
 
     let mut gaps = Vec::new();
-    let ranks = u32::try_from(plan["ranks"].as_array().map_or(1, Vec::len).max(1)).unwrap_or(u32::MAX);
-    let heard = heard(path, ranks, &mut gaps);
+    let heard = heard(path, &mut gaps);
     let table = ["results.csv", "output/results.csv"].iter().find_map(|name| text(name));
     let table = table.map(|text| Table::parse(&text)).filter(|table| !table.epochs.is_empty());
     let (pictures, left_out) = pictures_of(path);
+    gaps.extend(heard.left_out());
     let mut happened = heard.happened.clone();
     happened.sort_by_key(|it| it.time_ms);
     Ok(Report {
@@ -91,16 +89,19 @@ fn shares(plan: &Value, lock: Option<&RunLock>) -> Vec<Share> {
 }
 
 /// What the ranks told, or of very long trainings what fits: a report is no reason to fill the memory.
-fn heard(run: &Path, ranks: u32, gaps: &mut Vec<String>) -> Heard {
+fn heard(run: &Path, gaps: &mut Vec<String>) -> Heard {
     let path = |rank: u32| run.join("events").join(evenkeel_wire::path::events(rank));
     let length = |rank: u32| std::fs::metadata(path(rank)).map_or(0, |found| found.len());
     let mut heard = Heard::default();
-    let all = (0..ranks).try_fold(0_u64, |sum, rank| Some(sum + length(rank)).filter(|sum| *sum <= EVENTS));
-    let read = if all.is_some() { ranks } else { 1 };
-    if all.is_none() {
+    let mut ranks = ranks(&run.join("events")).unwrap_or_else(|error| {
+        gaps.push(format!("Which ranks told of events could not be read: {error}."));
+        Vec::new()
+    });
+    if ranks.iter().fold(0, |sum: u64, rank| sum.saturating_add(length(*rank))) > EVENTS {
+        ranks = vec![0];
         gaps.push("There are so many events that only those of rank 0 are told of here: losses are its own, and speeds those of its images.".to_owned());
     }
-    for rank in 0..read {
+    for rank in ranks {
         let skipped = length(rank).saturating_sub(EVENTS);
         if skipped > 0 {
             gaps.push("Of its events, only the last are told of here.".to_owned());
@@ -115,8 +116,26 @@ fn heard(run: &Path, ranks: u32, gaps: &mut Vec<String>) -> Heard {
     heard
 }
 
+/// The ranks of all launches, by their files: the plan is that of the last one, which may have had fewer.
+fn ranks(events: &Path) -> io::Result<Vec<u32>> {
+    let mut ranks = Vec::new();
+    let files = match std::fs::read_dir(events) {
+        Ok(files) => files,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(ranks),
+        Err(error) => return Err(error),
+    };
+    for file in files {
+        let name = file?.file_name();
+        let number = |name: &str| name.strip_prefix("rank-")?.split('.').next()?.parse().ok();
+        let rank = name.to_str().and_then(number);
+        ranks.extend(rank.filter(|rank| name.to_str() == Some(&evenkeel_wire::path::events(*rank))));
+    }
+    ranks.sort_unstable();
+    Ok(ranks)
+}
+
 fn hear(path: &Path, from: u64, heard: &mut Heard) -> io::Result<()> {
-    let mut file = regular(path)?;
+    let mut file = regular::open(path)?;
     file.seek(SeekFrom::Start(from))?;
     // A file that still grows is read to where it is now.
     for line in BufReader::with_capacity(1 << 20, file.take(EVENTS)).split(b'\n') {
@@ -143,7 +162,7 @@ fn pictures_of(run: &Path) -> (Vec<Picture>, Vec<String>) {
             continue;
         }
         // What is no picture, or nothing that can be read, is left to its trainer.
-        match small(&folder.join(file), room.min(pictures::LARGEST)) {
+        match regular::whole(&folder.join(file), room.min(pictures::LARGEST)) {
             Ok(bytes) => {
                 if let Some(media) = pictures::media(&bytes) {
                     room -= bytes.len() as u64;
@@ -157,17 +176,36 @@ fn pictures_of(run: &Path) -> (Vec<Picture>, Vec<String>) {
     (taken, left_out)
 }
 
-/// A file and nothing else: what a trainer left may be a link to anywhere, or a pipe at which reading would wait.
-fn regular(path: &Path) -> io::Result<File> {
-    let flags = rustix::fs::OFlags::NONBLOCK | rustix::fs::OFlags::NOFOLLOW;
-    #[expect(clippy::cast_possible_wrap, reason = "flags, bit by bit")]
-    let file = OpenOptions::new().read(true).custom_flags(flags.bits() as i32).open(path)?;
-    if file.metadata()?.is_file() { Ok(file) } else { Err(io::ErrorKind::InvalidInput.into()) }
-}
+#[cfg(test)]
+mod tests {
+    use super::*;
 
-/// A file of no more than so many bytes.
-fn small(path: &Path, most: u64) -> io::Result<Vec<u8>> {
-    let mut bytes = Vec::new();
-    regular(path)?.take(most.saturating_add(1)).read_to_end(&mut bytes)?;
-    if bytes.len() as u64 > most { Err(io::ErrorKind::FileTooLarge.into()) } else { Ok(bytes) }
+    #[test]
+    fn a_step_is_that_of_all_ranks_that_a_launch_had() {
+        let run = tempfile::tempdir().expect("a temporary folder");
+        let mut gaps = Vec::new();
+        assert!(heard(run.path(), &mut gaps).steps().is_empty() && gaps.is_empty(), "{gaps:?}");
+        std::fs::create_dir(run.path().join("events")).expect("a folder");
+        // The second launch had one rank of the first's three.
+        for (rank, steps) in [(0, "0 1 2"), (1, "0 1"), (2, "0 1")] {
+            let line = |step: &str| {
+                let generation = if step == "2" { 2 } else { 1 };
+                let event = format!(
+                    r#"{{"kind":"step","epoch":0,"epochs":1,"step":{step},"steps_per_epoch":3,"images":4,"loss":{rank},"terms":{{}},"lr":0.1,"memory_bytes":null,"time_ms":1000.0}}"#
+                );
+                format!(r#"{{"v":1,"generation":{generation},"rank":{rank},"seq":0,"time_ms":0,"event":{event}}}"#)
+                    + "\n"
+            };
+            let lines: String = steps.split(' ').map(line).collect();
+            std::fs::write(run.path().join("events").join(evenkeel_wire::path::events(rank)), lines).expect("written");
+        }
+        for other in ["rank-01.events.jsonl", "rank-x.events.jsonl", "rank-7.log"] {
+            std::fs::write(run.path().join("events").join(other), "").expect("written");
+        }
+        assert_eq!(ranks(&run.path().join("events")).expect("read"), [0, 1, 2]);
+        let steps = heard(run.path(), &mut gaps).steps();
+        let told: Vec<_> = steps.iter().map(|step| (step.loss, step.images_per_second)).collect();
+        assert_eq!(told, [(Some(1.0), Some(12.0)), (Some(1.0), Some(12.0)), (Some(0.0), Some(4.0))]);
+        assert!(gaps.is_empty(), "{gaps:?}");
+    }
 }

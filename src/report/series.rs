@@ -4,8 +4,12 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use evenkeel_wire::{Event, Record};
 
-/// Things that happened, at most: a training that steps down at every turn says so in fewer.
+/// Trouble, at most, and notes beside it: a training that steps down at every turn says so in fewer.
 const HAPPENED: usize = 200;
+/// Columns of a table, at most: trainers have some fifteen, and a file may claim a million for each of its rows.
+const COLUMNS: usize = 64;
+/// Epochs of it, at most: of more, the last ones.
+const EPOCHS: usize = 20_000;
 
 /// Values over the epochs.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -17,17 +21,17 @@ pub struct Table {
 }
 
 impl Table {
-    /// Reads results.csv. Of rows for the same epoch, as a training leaves that went on from an earlier state, the last counts; a row that is not
-    /// whole yet does not.
+    /// Reads results.csv, as far as it is no larger than any training makes it. Of rows for the same epoch, as a training leaves that went on
+    /// from an earlier state, the last counts; a row that is not whole yet does not.
     #[must_use]
     pub fn parse(text: &str) -> Self {
         let mut lines = text.split_inclusive('\n').filter_map(|line| line.strip_suffix('\n'));
-        let names: Vec<&str> = lines.next().unwrap_or_default().split(',').map(str::trim).collect();
+        let names: Vec<&str> = lines.next().unwrap_or_default().split(',').map(str::trim).take(COLUMNS).collect();
         let Some(epoch_at) = names.iter().position(|name| *name == "epoch") else { return Self::default() };
         let mut rows: BTreeMap<u64, Vec<Option<f64>>> = BTreeMap::new();
         for line in lines {
             let finite = |cell: &str| cell.trim().parse().ok().filter(|value: &f64| value.is_finite());
-            let cells: Vec<Option<f64>> = line.split(',').map(finite).collect();
+            let cells: Vec<Option<f64>> = line.split(',').take(names.len()).map(finite).collect();
             let Some(epoch) = cells.get(epoch_at).copied().flatten() else { continue };
             #[expect(
                 clippy::cast_possible_truncation,
@@ -35,6 +39,9 @@ impl Table {
                 reason = "a small whole number, saturating"
             )]
             rows.insert(epoch as u64, cells);
+            if rows.len() > EPOCHS {
+                rows.pop_first();
+            }
         }
         let column = |at: usize| rows.values().map(|cells| cells.get(at).copied().flatten()).collect();
         let columns = names.iter().enumerate().filter(|(at, _)| *at != epoch_at);
@@ -45,12 +52,13 @@ impl Table {
     /// The same from what ranks told, by epoch.
     #[must_use]
     pub fn told(epochs: &BTreeMap<u64, BTreeMap<String, f64>>) -> Self {
-        let names: BTreeSet<&String> = epochs.values().flat_map(BTreeMap::keys).collect();
+        let last = || epochs.iter().skip(epochs.len().saturating_sub(EPOCHS));
+        let names: BTreeSet<&String> = last().flat_map(|(_, values)| values.keys()).collect();
         let column = |name: &String| {
-            epochs.values().map(|values| values.get(name).copied().filter(|value| value.is_finite())).collect()
+            last().map(|(_, values)| values.get(name).copied().filter(|value| value.is_finite())).collect()
         };
-        let columns = names.into_iter().map(|name| (name.clone(), column(name))).collect();
-        Self { epochs: epochs.keys().copied().collect(), columns }
+        let columns = names.into_iter().take(COLUMNS).map(|name| (name.clone(), column(name))).collect();
+        Self { epochs: last().map(|(epoch, _)| *epoch).collect(), columns }
     }
 
     /// The points of a column.
@@ -98,10 +106,14 @@ pub struct Heard {
     pub first_steps: BTreeMap<u32, u64>,
     /// Numbers of the validations, by epoch from 1.
     pub metrics: BTreeMap<u64, BTreeMap<String, f64>>,
+    /// By epoch from 1: the launch that `metrics` is of, and the last that made a step of it; 0 for none.
+    launches: BTreeMap<u64, (u32, u32)>,
     /// How each rank reached the others.
     pub transports: BTreeMap<u32, String>,
     /// What happened on the way.
     pub happened: Vec<Happened>,
+    /// Notes and trouble that were heard, those with no room in `happened` as well.
+    said: [usize; 2],
 }
 
 /// A step of the ranks that were read so far.
@@ -119,12 +131,19 @@ impl Heard {
     pub fn hear(&mut self, record: &Record) {
         let (generation, rank) = (record.generation, record.rank);
         let mut happened = |bad, text| {
-            if self.happened.len() < HAPPENED {
+            // Apart, so that a rank that says much leaves room for how another failed.
+            let said = &mut self.said[usize::from(bad)];
+            *said += 1;
+            if *said <= HAPPENED {
                 self.happened.push(Happened { time_ms: record.time_ms, generation, rank: Some(rank), bad, text });
             }
         };
         match &record.event {
-            Event::Step { step, images, loss, lr, time_ms, .. } => {
+            Event::Step { epoch, step, images, loss, lr, time_ms, .. } => {
+                if rank == 0 {
+                    let (_, trained) = self.launches.entry(u64::from(*epoch) + 1).or_default();
+                    *trained = (*trained).max(generation);
+                }
                 let first = self.first_steps.entry(generation).or_insert(*step);
                 *first = (*first).min(*step);
                 let new = Sum { generation, images: 0, loss: Some(0.0), slowest_ms: 0.0, lr: *lr };
@@ -140,9 +159,16 @@ impl Heard {
                     sum.slowest_ms = sum.slowest_ms.max(*time_ms);
                 }
             }
-            // A second one of the same epoch is that of the best weights, at the end.
             Event::Metrics { epoch, values } if rank == 0 => {
-                self.metrics.entry(u64::from(*epoch) + 1).or_insert_with(|| values.clone());
+                let epoch = u64::from(*epoch) + 1;
+                let (validated, trained) = self.launches.entry(epoch).or_default();
+                // An epoch that another launch repeated counts as it was repeated. A second one within a launch, or of one that did not make
+                // the epoch, is that of the best weights, at the end.
+                let repeated = *validated < generation && (*trained == 0 || *trained == generation);
+                if *validated == 0 || repeated {
+                    *validated = generation;
+                    self.metrics.insert(epoch, values.clone());
+                }
             }
             Event::Preflight { ok, transport, message, .. } => {
                 self.transports.extend(transport.clone().map(|transport| (rank, transport)));
@@ -158,6 +184,17 @@ impl Heard {
             Event::Note { message } => happened(false, message.clone()),
             _ => {}
         }
+    }
+
+    /// How much is not in `happened`, in one sentence.
+    #[must_use]
+    pub fn left_out(&self) -> Option<String> {
+        let [notes, trouble] = self.said.map(|said| said.saturating_sub(HAPPENED));
+        (notes + trouble > 0).then(|| {
+            format!(
+                "Of what the ranks told, {trouble} cases of trouble and {notes} notes have no room here: they are in the record's events."
+            )
+        })
     }
 
     /// The steps, in order.
@@ -259,6 +296,44 @@ mod tests {
     }
 
     #[test]
+    fn a_validation_is_that_of_the_last_launch_that_made_the_epoch() {
+        let mut heard = Heard::default();
+        let metrics = |generation, epoch, value| {
+            let event = Event::Metrics { epoch, values: [("map".to_owned(), value)].into() };
+            Record { event, ..record(generation, 0, 0, None) }
+        };
+        let map = |heard: &Heard, epoch: u64| heard.metrics[&epoch]["map"];
+        heard.hear(&record(1, 0, 0, None));
+        heard.hear(&metrics(1, 0, 0.1));
+        heard.hear(&metrics(1, 0, 0.9));
+        assert_eq!(map(&heard, 1), 0.1);
+        heard.hear(&record(2, 0, 0, None));
+        heard.hear(&metrics(2, 0, 0.2));
+        heard.hear(&metrics(2, 0, 0.9));
+        // It only went on with later epochs, and tells at its end what the best weights do.
+        heard.hear(&metrics(3, 0, 0.9));
+        assert_eq!(map(&heard, 1), 0.2);
+        // A program that tells no steps.
+        heard.hear(&metrics(1, 1, 0.3));
+        heard.hear(&metrics(2, 1, 0.4));
+        assert_eq!(map(&heard, 2), 0.4);
+    }
+
+    #[test]
+    fn a_rank_that_says_much_leaves_room_for_the_failure_of_another() {
+        let mut heard = Heard::default();
+        let note = |rank, event| Record { event, ..record(1, rank, 0, None) };
+        for _ in 0..HAPPENED {
+            heard.hear(&note(0, Event::Note { message: "well".into() }));
+        }
+        heard.hear(&note(1, Event::SteppedDown { step: 1, from: 8, to: 4, message: String::new() }));
+        assert_eq!((heard.happened.len(), heard.left_out()), (HAPPENED + 1, None));
+        heard.hear(&note(1, Event::Note { message: "one too many".into() }));
+        assert_eq!(heard.happened.last().map(|it| (it.rank, it.bad)), Some((Some(1), true)));
+        assert!(heard.left_out().is_some_and(|left| left.contains("0 cases of trouble and 1 notes")));
+    }
+
+    #[test]
     fn a_table_keeps_the_order_of_its_columns_and_the_last_row_of_an_epoch() {
         let table = Table::parse("epoch, time,val/x,a\n1,1,nan,2\n2,2,5,3\n2,3,6,4\n3,4,");
         assert_eq!(table.epochs, [1, 2]);
@@ -266,6 +341,19 @@ mod tests {
         assert_eq!(names, ["time", "val/x", "a"]);
         assert_eq!(table.points("val/x"), [(1.0, None), (2.0, Some(6.0))]);
         assert!(table.points("absent").is_empty() && Table::parse("a,b\n1,2\n") == Table::default());
+    }
+
+    #[test]
+    fn a_table_takes_no_more_room_than_a_training_s() {
+        let rows: String = (1..=EPOCHS + 9).map(|epoch| format!("{epoch}{}\n", ",1".repeat(COLUMNS + 9))).collect();
+        let heading: String = (0..COLUMNS + 9).map(|at| format!(",c{at}")).collect();
+        let table = Table::parse(&format!("epoch{heading}\n{rows}"));
+        let size = |table: &Table| (table.epochs.len(), table.columns.len());
+        assert_eq!((size(&table), table.epochs[0]), ((EPOCHS, COLUMNS - 1), 10));
+        // Names that no other epoch has.
+        let told = (1..=EPOCHS as u64 + 9).map(|epoch| (epoch, [(format!("c{epoch}"), 1.0)].into())).collect();
+        let told = Table::told(&told);
+        assert_eq!((size(&told), told.epochs[0]), ((EPOCHS, COLUMNS), 10));
     }
 
     #[test]

@@ -9,7 +9,7 @@ use std::time::Instant;
 use tokio::sync::oneshot;
 
 use super::rows::Rows;
-use super::{PERIOD, Pod, now_ms, or_nothing};
+use super::{Pod, following, now_ms, or_nothing};
 use crate::inventory::Process;
 use crate::inventory::nvml::{Gauges, Reading};
 use crate::record::usage::{DEVICE_COLUMNS, NONE};
@@ -80,8 +80,7 @@ fn fill(
             return;
         }
         rows.append(&text);
-        // One that comes late leaves out what it missed.
-        next = (next + PERIOD).max(Instant::now());
+        next = following(next, Instant::now());
     }
 }
 

@@ -15,12 +15,14 @@ use tokio::task::JoinSet;
 
 use super::cgroup::Cgroup;
 use super::rows::Rows;
-use super::{PERIOD, Pod, now_ms, or_nothing};
+use super::{PERIOD, Pod, following, now_ms, or_nothing};
 use crate::docker::{ContainerStatus, ContainerUsage, Engine};
 use crate::record::usage::RANK_COLUMNS;
 
 /// How often in a row an engine may fail to say what a container uses.
 const TRIES: u32 = 30;
+/// Over less than this no share of processors is told: the kernel counts in steps, and a step in a moment is many processors.
+const SHORTEST: Duration = Duration::from_millis(100);
 
 /// What samples the ranks of a launch.
 pub struct Ranks {
@@ -145,8 +147,7 @@ impl Table {
                 }
                 Err(RecvTimeoutError::Timeout) => {
                     self.sample(&mut counted);
-                    // One that comes late leaves out what it missed.
-                    next = (next + PERIOD).max(Instant::now());
+                    next = following(next, Instant::now());
                 }
                 Ok(Message::Stop) | Err(RecvTimeoutError::Disconnected) => return,
             }
@@ -175,11 +176,13 @@ impl Table {
     }
 
     fn row(&mut self, time_ms: u64, now: Instant, rank: u32, usage: ContainerUsage) -> String {
-        let last = match usage.cpu_ns {
-            Some(cpu) => self.last.insert(rank, (now, cpu)),
-            None => None,
-        };
-        let cpu = last.zip(usage.cpu_ns).and_then(|((then, before), cpu)| percent(before, cpu, now - then));
+        let last = self.last.get(&rank).copied();
+        // What follows too soon is left to the next one, which counts from the older reading.
+        let read = usage.cpu_ns.filter(|_| last.is_none_or(|(then, _)| now - then >= SHORTEST));
+        if let Some(cpu) = read {
+            self.last.insert(rank, (now, cpu));
+        }
+        let cpu = last.zip(read).and_then(|((then, before), cpu)| percent(before, cpu, now - then));
         let mut row = format!("{time_ms},{},{rank},", self.generation);
         let _ = writeln!(
             row,
@@ -196,7 +199,7 @@ impl Table {
 /// Processor time, in nanoseconds, as a share of a time that passed; 100 is one processor.
 fn percent(before: u64, after: u64, time: Duration) -> Option<f64> {
     let used = after.checked_sub(before)?;
-    (!time.is_zero()).then(|| used as f64 / time.as_nanos() as f64 * 100.0)
+    Some(used as f64 / time.as_nanos() as f64 * 100.0)
 }
 
 #[cfg(test)]
@@ -222,6 +225,9 @@ mod tests {
         assert_eq!(row(3005, all), "3005,2,1,0.0,1,2,3\n");
         // A counter that went back, as that of another container would.
         assert_eq!(row(4005, usage(Some(5), None)), "4005,2,1,,,,\n");
+        // Too soon after the last one: what it counted is told with the next.
+        assert_eq!(row(4006, usage(Some(50_000_005), None)), "4006,2,1,,,,\n");
+        assert_eq!(row(5005, usage(Some(1_000_000_005), None)), "5005,2,1,100.0,,,\n");
         assert_eq!(RANK_COLUMNS.split(',').count(), 7);
     }
 }

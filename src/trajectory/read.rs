@@ -9,6 +9,7 @@ use evenkeel_wire::Event;
 use evenkeel_wire::event::Record;
 
 use super::Trajectory;
+use crate::record::regular;
 
 /// Columns that are no figures of the training.
 const NO_FIGURES: [&str; 2] = ["epoch", "time"];
@@ -33,7 +34,7 @@ pub fn trajectory(run: &Path) -> Result<Trajectory, Unreadable> {
     let mut weights = BTreeMap::new();
     for rank in 0.. {
         let path = run.join("events").join(evenkeel_wire::path::events(rank));
-        match File::open(&path) {
+        match regular::open(&path) {
             Ok(file) => {
                 events(file, rank, &mut losses, &mut weights).map_err(|source| Unreadable { path, source })?;
             }
@@ -42,7 +43,7 @@ pub fn trajectory(run: &Path) -> Result<Trajectory, Unreadable> {
         }
     }
     let table = run.join("results.csv");
-    let columns = match std::fs::read_to_string(&table) {
+    let columns = match regular::open(&table).and_then(io::read_to_string) {
         Ok(text) => columns(&text),
         Err(error) if error.kind() == io::ErrorKind::NotFound => BTreeMap::new(),
         Err(source) => return Err(Unreadable { path: table, source }),

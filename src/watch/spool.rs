@@ -11,6 +11,8 @@ use evenkeel_wire::Record;
 use rustix::fs::inotify;
 use tokio::io::unix::AsyncFd;
 
+use crate::record::regular;
+
 /// A file that grows, read from where the last reading ended. It may not exist yet.
 #[derive(Debug)]
 pub struct Tail {
@@ -38,7 +40,7 @@ impl Tail {
     pub fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
         let file = match &mut self.file {
             Some(file) => file,
-            None => match File::open(&self.path) {
+            None => match regular::open(&self.path) {
                 Ok(mut file) => {
                     file.seek(io::SeekFrom::Start(self.skip))?;
                     self.file.insert(file)

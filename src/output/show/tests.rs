@@ -210,4 +210,11 @@ foreign    GPU-9f000000: game (process 8) for 30 s, 1.0 GiB at most";
     assert!(text.ends_with(expected), "{text}");
     let text = summary(&it, Look { unicode: false, ..LOOK }, &TimeZone::UTC);
     assert!(text.is_ascii(), "{text}");
+    // A screen is no place for all that came and went.
+    let device = &mut it.usage.devices[0];
+    device.foreign = vec![device.foreign[0].clone(); 9];
+    device.foreign_more = 1000;
+    let text = summary(&it, LOOK, &TimeZone::UTC);
+    assert_eq!(text.matches("foreign  ").count(), 6, "{text}");
+    assert!(text.ends_with("foreign    GPU-9f000000: 1004 more"), "{text}");
 }

@@ -12,6 +12,8 @@ use crate::record::usage::{DeviceUsage, Gauge, RankUsage, Usage};
 const CHART: [usize; 2] = [12, 24];
 /// Columns from which on a terminal is wide.
 const WIDE: usize = 110;
+/// Processes of others that are named of a device, at most.
+const FOREIGN: usize = 5;
 
 /// The lines of it.
 pub fn lines(usage: &Usage, planned: &[Attempt], look: Look) -> Vec<String> {
@@ -82,11 +84,15 @@ fn remarks(device: &DeviceUsage, look: Look) -> Vec<String> {
         let text = format!("{name}: {}", each.collect::<Vec<_>>().join(", "));
         lines.extend(entry("throttled", &text, MARGIN, look));
     }
-    for foreign in &device.foreign {
+    for foreign in device.foreign.iter().take(FOREIGN) {
         let name_of = if foreign.name.is_empty() { "a process".to_owned() } else { plain(&foreign.name) };
         let peak = foreign.peak_bytes.map(|peak| format!(", {} at most", bytes(peak))).unwrap_or_default();
         let text = format!("{name}: {name_of} (process {}) for {}{peak}", foreign.pid, human_seconds(foreign.seconds));
         lines.extend(entry("foreign", &text, MARGIN, look));
+    }
+    let more = device.foreign.len().saturating_sub(FOREIGN) as u64 + device.foreign_more;
+    if more > 0 {
+        lines.extend(entry("foreign", &format!("{name}: {more} more"), MARGIN, look));
     }
     lines
 }
