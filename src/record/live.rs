@@ -18,7 +18,7 @@ pub fn has_controller(run: &Path) -> bool {
 #[must_use]
 pub fn controller(run: &Path) -> Option<bool> {
     let journal = run.join(JOURNAL);
-    File::open(&journal).is_ok().then(|| is_held(&journal))
+    regular::open(&journal).is_ok().then(|| is_held(&journal))
 }
 
 /// Whether the agent of any rank lives, in a container of this machine.
