@@ -191,6 +191,10 @@ impl Prepared {
         &self.resolved.job
     }
 
+    fn on_gpus(&self) -> bool {
+        self.devices.iter().any(|device| device.id.uuid().is_some())
+    }
+
     /// Stages of the training: one for each image size.
     #[must_use]
     pub fn stages(&self) -> usize {
@@ -250,7 +254,7 @@ impl Prepared {
 
     /// Refuses a machine on which the job's devices could not be used, before anything is built.
     pub fn check_machine(&self, settings: &Settings, info: &EngineInfo) -> Result<(), Failure> {
-        if self.devices.iter().all(|device| device.id.uuid().is_none()) {
+        if !self.on_gpus() {
             return Ok(());
         }
         let on_path = |program: &str| {

@@ -20,9 +20,10 @@ use crate::plan::memory::Images;
 use crate::plan::{Abilities, Knowledge, Lighter, Plan};
 use crate::settings::Settings;
 
-/// Of a device's memory, what a plan leaves free: what an epoch brings is chance. That others allocate more around their tensors in one run than in
-/// another is in what is predicted for them.
+/// Of a device's memory, what a plan leaves free: ours and a CPU device's are counted to the byte, but what an epoch brings is chance.
 const RESERVE: f64 = 0.01;
+/// What torch's allocator on a GPU leaves unused between tensors of other sizes differs from run to run, and ours alone bounds it.
+const OTHER_RESERVE: f64 = 0.04;
 /// Images of the first micro-batch to try where nothing is known: what people begin with.
 const LADDER: u32 = 32;
 /// A fit says little of micro-batches that are so many times larger than any that was tried.
@@ -144,7 +145,7 @@ impl Prepared {
             labels,
             validation_images: self.validation_images(),
             all_reduce_seconds,
-            reserve: RESERVE,
+            reserve: self.reserve(),
             lighter,
         };
         // Sizes that are much larger than any that was tried are as unknown as if nothing was.
@@ -173,7 +174,7 @@ impl Prepared {
             labels: heard.labels(),
             validation_images: self.validation_images(),
             all_reduce_seconds: heard.all_reduce_seconds(),
-            reserve: RESERVE,
+            reserve: self.reserve(),
             lighter,
         }
     }
@@ -292,6 +293,10 @@ impl Prepared {
     /// All ranks' together: which of them validates how many is known only with the plan.
     fn validation_images(&self) -> Option<u32> {
         self.data.as_ref().and_then(|data| data.val.images.try_into().ok())
+    }
+
+    fn reserve(&self) -> f64 {
+        if self.on_gpus() && self.job().trainer != Trainer::Native { OTHER_RESERVE } else { RESERVE }
     }
 
     /// What names the data: its place, how many images are there, and when its folders changed. A label file that was edited in place is

@@ -80,9 +80,8 @@ impl Prepared {
     /// The image of ours that a job runs in which names none.
     pub(super) fn own_image(&self) -> ImageName {
         // What trains natively on a CPU is small; on GPUs CUDA's libraries are most of any image, and this one has them all.
-        let on_gpus = self.devices.iter().any(|device| device.id.uuid().is_some());
         match self.job().trainer {
-            Trainer::Native if !on_gpus => ImageName::Worker,
+            Trainer::Native if !self.on_gpus() => ImageName::Worker,
             Trainer::Native | Trainer::Ultralytics => ImageName::Ultralytics,
             Trainer::Command => ImageName::Worker,
         }

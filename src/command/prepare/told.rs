@@ -52,7 +52,7 @@ impl Prepared {
             version: evenkeel_wire::VERSION,
             run: run.id().to_owned(),
             generation,
-            device: if self.devices.iter().any(|device| device.id.uuid().is_some()) { "cuda" } else { "cpu" }.into(),
+            device: if self.on_gpus() { "cuda" } else { "cpu" }.into(),
             model: self.model.as_ref().map_or_else(|| job.model.clone(), |model| model.name.clone()),
             data: self.data.as_ref().map_or_else(nothing, |data| data.data.clone()),
             epochs: job.epochs,
