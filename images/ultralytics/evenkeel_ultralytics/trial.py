@@ -48,7 +48,7 @@ class Bench:
         trainer._model_train()
         trainer.optimizer.zero_grad()
         self.dataset = trainer.train_loader.dataset
-        self.pool = draw(self.dataset, trainer.seed)
+        self.pool, self.loads, self.last = draw(self.dataset, trainer.seed), False, None
         self.start_bytes = start.bytes
         self.tell_fixed()
 
@@ -70,6 +70,8 @@ class Bench:
         sizes = trial["sizes"]
         if sizes:
             size = sizes[self.world.rank]
+            # Images that are loaded between the steps lie between the tensors, so that a heap has room for fewer. A GPU's memory has none of them.
+            self.loads = not self.world.cuda
             self.train(size)
         else:
             limit = trial["limits"][self.world.rank] if trial["limits"] else None
@@ -103,13 +105,10 @@ class Bench:
 
     def train(self, size, few_labels=False):
         """Steps of one micro-batch. They are told even where memory runs out, which ends the trial: the peers are then in a collective."""
-        samples = [self.pool[at % len(self.pool)] for at in range(size)]
-        if few_labels:
-            samples = [fewer(sample) for sample in samples]
-        labels = max(len(sample["cls"]) for sample in samples)
+        labels = 1 if few_labels else len(self.pool[0]["cls"])
         try:
             with self.memory.watch() as peak:
-                seconds, reduce_seconds = self.steps(samples)
+                seconds, reduce_seconds = self.steps(size, few_labels)
         except Exception as error:
             if failure.classify(error)[0] == "out_of_memory.device":
                 self.tell(False, size, labels, None, 0.0, 0.0)
@@ -117,13 +116,22 @@ class Bench:
         self.tell(False, size, labels, peak.bytes, seconds, reduce_seconds)
         return peak.bytes, seconds
 
-    def steps(self, samples):
+    def samples(self, size, few_labels):
+        """A micro-batch with the image that has the most labels."""
+        heaviest = self.pool[0]
+        if self.loads:
+            others = (self.dataset[random.randrange(len(self.dataset))] for _ in range(size - 1))
+            return [heaviest, *(other if len(other["cls"]) <= len(heaviest["cls"]) else heaviest for other in others)]
+        samples = [self.pool[at % len(self.pool)] for at in range(size)]
+        return [fewer(sample) for sample in samples] if few_labels else samples
+
+    def steps(self, size, few_labels):
         computing, whole, steps, wanted = 0.0, 0.0, 0, 1 + STEPS
         while steps < wanted:
             # Alone and together with the peers, as a step of two micro-batches has it.
-            alone = self.passes(samples, together=False)
+            alone = self.passes(self.samples(size, few_labels), together=False)
+            together = self.passes(self.samples(size, few_labels), together=True)
             began = time.perf_counter()
-            together = self.passes(samples, together=True)
             BaseTrainer.optimizer_step(self.trainer)
             self.synchronize()
             if steps == 0:
@@ -131,7 +139,7 @@ class Bench:
                 wanted = 1 + int(self.largest(min(MOST_STEPS, max(STEPS, round(SECONDS / max(together, 1e-3))))))
             else:
                 computing += alone
-                whole += time.perf_counter() - began
+                whole += together + time.perf_counter() - began
             steps += 1
         return computing / (steps - 1), max(0.0, whole - computing) / (steps - 1)
 
@@ -146,6 +154,8 @@ class Bench:
             batch = trainer.preprocess_batch(batch)
             loss, trainer.loss_items = trainer.model(batch)
             loss = loss.sum() * self.world.size
+        # As in the engine's loop, where they are there until the next ones are.
+        self.last = batch, loss
         trainer.scaler.scale(loss).backward()
         self.synchronize()
         return time.perf_counter() - began

@@ -20,10 +20,12 @@ use crate::plan::memory::Images;
 use crate::plan::{Abilities, Knowledge, Lighter, Plan};
 use crate::settings::Settings;
 
-/// Of a device's memory, what a plan leaves free: ours and a CPU device's are counted to the byte, but what an epoch brings is chance.
-const RESERVE: f64 = 0.01;
-/// What torch's allocator on a GPU leaves unused between tensors of other sizes differs from run to run, and ours alone bounds it.
-const OTHER_RESERVE: f64 = 0.04;
+/// Of a device's memory, what a plan leaves free: our trainer's is counted to the byte, but what an epoch brings is chance.
+const NATIVE_RESERVE: f64 = 0.01;
+/// The heap of a trainer in Python, which a CPU device's cap counts whole, is a percent larger in one run than in another.
+const HEAP_RESERVE: f64 = 0.02;
+/// What torch's allocator on a GPU leaves unused between tensors of other sizes.
+const CACHE_RESERVE: f64 = 0.04;
 /// Images of the first micro-batch to try where nothing is known: what people begin with.
 const LADDER: u32 = 32;
 /// A fit says little of micro-batches that are so many times larger than any that was tried.
@@ -296,7 +298,11 @@ impl Prepared {
     }
 
     fn reserve(&self) -> f64 {
-        if self.on_gpus() && self.job().trainer != Trainer::Native { OTHER_RESERVE } else { RESERVE }
+        match self.job().trainer {
+            Trainer::Native => NATIVE_RESERVE,
+            _ if self.on_gpus() => CACHE_RESERVE,
+            _ => HEAP_RESERVE,
+        }
     }
 
     /// What names the data: its place, how many images are there, and when its folders changed. A label file that was edited in place is
