@@ -41,6 +41,8 @@ struct Rank {
     stalled: Option<u32>,
     /// That its program ended badly, told before its spool is sealed, and its place in the order of ends.
     fell: Option<(u32, ProgramEnd)>,
+    /// It did before anybody was asked to end.
+    fell_unasked: bool,
     end: Option<RankEnd>,
     /// Whether its container was left on the engine, as far as anybody knows.
     left: bool,
@@ -331,11 +333,12 @@ impl RunState {
                 Vec::new()
             }
             Told::Ended { code, signal } if code != Some(0) || signal.is_some() => {
-                let order = self.arrivals;
+                let (order, unasked) = (self.arrivals, self.ending.is_none());
                 match self.ranks.get_mut(rank as usize) {
                     // Its agent is asked along with the others, which ends what the program left behind.
                     Some(state) if state.fell.is_none() && state.end.is_none() => {
                         state.fell = Some((order, ProgramEnd { code, signal }));
+                        state.fell_unasked = unasked;
                         self.arrivals += 1;
                         self.fail(now)
                     }
@@ -388,8 +391,13 @@ impl RunState {
                 };
                 self.ask(how, now)
             }
-            Some((Ending::ByForce, _)) => self.give_up(),
-            Some(_) => self.ask(Ending::ByForce, now),
+            // They are ending of a failure: what came of them stays, and nothing is to follow it.
+            Some((how, _)) => {
+                if self.signal.is_none() {
+                    self.late.get_or_insert(signal);
+                }
+                if how == Ending::ByForce { self.give_up() } else { self.ask(Ending::ByForce, now) }
+            }
         }
     }
 
@@ -499,7 +507,12 @@ impl RunState {
         };
         let order = state.stalled.or(state.fell.map(|(order, _)| order)).unwrap_or(arrival);
         let program = state.fell.map(|(_, program)| program);
-        let asked = ending && program.is_none() && state.stalled.is_none();
+        // A trainer that we end falls as well, a moment before its log is sealed.
+        let by_us = match how {
+            How::Sealed { stopped, .. } => stopped && !state.fell_unasked,
+            How::Unsealed { .. } | How::NotStarted { .. } => false,
+        };
+        let asked = ending && (program.is_none() || by_us) && state.stalled.is_none();
         state.end = Some(RankEnd { rank, order, how, asked, program, failure: state.failure.clone() });
         self.arrivals += 1;
         true

@@ -178,6 +178,34 @@ fn an_interrupt_after_the_end_changes_no_outcome() {
 }
 
 #[test]
+fn an_interrupt_while_a_failure_ends_keeps_another_launch_from_following() {
+    for interrupts in 1..3 {
+        let mut state = running(2);
+        state.on_event(exit(1, Some(1), None, false), NOW);
+        for _ in 0..interrupts {
+            state.on_event(Event::Signal(Signal::Interrupt), NOW);
+        }
+        assert_eq!((state.signal(), state.asked()), (None, Some(Signal::Interrupt)));
+    }
+}
+
+#[test]
+fn a_trainer_that_we_killed_has_not_failed_by_itself() {
+    let mut state = running(3);
+    let reason = Told::Failure { class: FailureClass::Collective, message: "no answer".into(), retry_below: None };
+    state.on_event(told(2, reason), NOW);
+    state.on_event(told(2, Told::Ended { code: Some(1), signal: None }), NOW);
+    // One that fell by itself before it could be asked, and one that falls because it was.
+    state.on_event(told(0, Told::Ended { code: Some(1), signal: None }), NOW);
+    state.on_event(told(1, Told::Ended { code: None, signal: Some(9) }), NOW);
+    state.on_event(exit(0, Some(1), None, false), NOW);
+    state.on_event(exit(1, None, Some(9), true), NOW);
+    state.on_event(exit(2, Some(1), None, false), NOW);
+    let asked: Vec<(u32, bool)> = state.ends().iter().map(|end| (end.rank, end.was_asked())).collect();
+    assert_eq!(asked, [(0, false), (1, true), (2, false)]);
+}
+
+#[test]
 fn what_the_engine_gave_no_answer_on_is_removed() {
     let mut state = RunState::new(1, Duration::from_secs(10));
     state.begin();
