@@ -29,7 +29,10 @@ pub async fn run(args: &cli::Attach, settings: &Settings, mut screen: Screen, js
         return Err(Failure::bad(message).hint(format!("`evenkeel resume {name}` goes on from its last checkpoint")));
     }
     if course.past.last().is_some_and(|last| last.intent.trial) {
-        return end_trial(course, &name, settings).await;
+        // Their folder has a name of its own, and their containers that of the job.
+        let (family, id) = name.split_once('/').unwrap_or((&name, ""));
+        let label = format!("{}/{id}", family.strip_suffix(find::FIT).unwrap_or(family));
+        return end_trial(course, &label, settings).await;
     }
     let mut signals = Signals::take().map_err(|error| Failure::new(ExitCode::MachineNotReady, error))?;
     course.journal.append("attach", json!({ "pid": std::process::id() }))?;

@@ -27,6 +27,7 @@ use crate::inventory::Device;
 use crate::output::Screen;
 use crate::plan::Knowledge;
 use crate::plan::memory::Images;
+use crate::record::find::FIT;
 use crate::record::{Journal, RunDir};
 use crate::settings::Settings;
 use crate::signal::Signals;
@@ -87,7 +88,7 @@ pub async fn fit(
     let prepared = &ready.prepared;
     let files = agent::files(&settings.cache)?;
     let _locks = prepared.lock_devices(settings)?;
-    let run = RunDir::create(&prepared.job().runs, &format!("{}-fit", prepared.job().name), SystemTime::now())?;
+    let run = RunDir::create(&prepared.job().runs, &format!("{}{FIT}", prepared.job().name), SystemTime::now())?;
     let mut journal = Journal::create(&run)?;
     prepared.write_job(&run)?;
     journal.append("run", json!({ "run": run.id(), "image": ready.image.image, "image_id": ready.image.id }))?;

@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 use serde_json::Value;
 
 use crate::needs_engine;
-use crate::support::{Ended, Place, Running, entries, job, nothing_left, sample, until};
+use crate::support::{Ended, Place, Running, containers, docker, entries, image, job, nothing_left, sample, until};
 
 /// Lines that each rank writes.
 const LINES: usize = 20;
@@ -88,10 +88,15 @@ fn a_controller_may_die_at_every_entry_of_its_journal() {
             numbered(&place, hungry);
             let mut command = place.evenkeel(&["train", "job.yaml"]);
             command.env("EVENKEEL_DIE_AT", point);
-            Running::start(command).end().with_code(128 + 9);
+            let died = Running::start(command).end();
             let entry = point.trim_start_matches('-').parse::<usize>().expect("a number");
+            // Not every run notes as many: a container's end may come before its removal or not, and then there is no such entry to die at.
+            if died.code == Some(0) && place.journal().len() <= entry {
+                continue;
+            }
+            died.with_code(128 + 9);
             let what = format!("at {point} (`{}`)", journal[entry]["entry"].as_str().unwrap_or_default());
-            // Not every run notes as many: a container's end may come before its removal or not.
+            // The last entry of one that notes fewer is its end.
             if !entries(&place.journal_so_far(), "end").is_empty() {
                 place.run(&["attach"]).with_code(2).saying("has ended (done)");
             } else {
@@ -251,7 +256,16 @@ fn trial_steps_are_ended_where_a_training_would_be_taken_up() {
         lines.lines().take_while(|line| !line.contains("\"ended\"")).map(|line| format!("{line}\n")).collect();
     place.write("runs/job-fit/20260101-000000/journal.jsonl", &until_go);
     place.run(&["resume", "job-fit"]).with_code(2).saying("trial steps");
+    let folder = place.path().join("runs/job-fit/20260101-000000").canonicalize().expect("it exists");
+    let name = evenkeel::launch::name("20260101-000000", &folder, 1, 0);
+    let folder = format!("evenkeel.directory={}", folder.display());
+    let labels = ["evenkeel.run=job/20260101-000000", &folder, "evenkeel.generation=1", "evenkeel.rank=0"];
+    let image = image();
+    let labels = labels.iter().flat_map(|label| ["--label", *label]);
+    docker(&["create", "--name", &name].into_iter().chain(labels).chain([image.as_str(), "true"]).collect::<Vec<_>>());
+    assert_eq!(containers(&place), [name]);
     place.run(&["attach", "job-fit"]).with_code(0).saying("not taken up");
+    nothing_left(&place);
     place.run(&["attach", "job-fit"]).with_code(2).saying("has ended (stopped)");
     place.run(&["attach", "nothing"]).with_code(2).saying("nothing");
     nothing_left(&place);

@@ -298,7 +298,7 @@ fn logs_are_followed_while_two_ranks_write_them() {
     until("the last turn", || place.path().join("turns/1-20").exists().then_some(()));
     // One who reads along and leaves, or is stopped, hurts nobody.
     let leaving = Running::start(place.evenkeel(&["logs", "-f"]));
-    leaving.signal("INT");
+    leaving.interrupt();
     assert_eq!(leaving.end().code, Some(130));
     let shown = place.run(&["runs"]).with_code(0).stdout;
     assert!(shown.contains("running"), "{shown}");

@@ -249,6 +249,18 @@ impl Running {
         signal(&self.0, name);
     }
 
+    /// Sends SIGINT once it is listened for. Until then it does what whoever started the tests has set: a shell's background ignores it.
+    pub fn interrupt(&self) {
+        let status = format!("/proc/{}/status", self.0.id());
+        until("a handler of SIGINT", || {
+            let status = std::fs::read_to_string(&status).ok()?;
+            let caught = status.lines().find_map(|line| line.strip_prefix("SigCgt:"))?;
+            let caught = u64::from_str_radix(caught.trim(), 16).ok()?;
+            (caught & (1 << 1) != 0).then_some(())
+        });
+        self.signal("INT");
+    }
+
     /// Waits for its end. A minute is for a broken program.
     #[track_caller]
     pub fn end(mut self) -> Ended {
