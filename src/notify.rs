@@ -107,7 +107,15 @@ impl From<NotifyError> for Failure {
 ///
 /// One is not there, or no address.
 pub fn resolve(webhooks: &[Webhook], environment: &BTreeMap<String, String>) -> Result<Vec<Hook>, NotifyError> {
-    webhooks.iter().enumerate().map(|(number, webhook)| hook(number, webhook, environment)).collect()
+    resolve_each(webhooks, environment).collect()
+}
+
+/// The same, each by itself.
+pub fn resolve_each<'a>(
+    webhooks: &'a [Webhook],
+    environment: &'a BTreeMap<String, String>,
+) -> impl Iterator<Item = Result<Hook, NotifyError>> + 'a {
+    webhooks.iter().enumerate().map(|(number, webhook)| hook(number, webhook, environment))
 }
 
 fn hook(number: usize, webhook: &Webhook, environment: &BTreeMap<String, String>) -> Result<Hook, NotifyError> {

@@ -67,7 +67,7 @@ impl Heir {
         let reference = Reference::read(course.run.path())?;
         let prepare = async {
             let Again { prepared, .. } = Again::of(&reference, &[], On::Same, settings, screen)?;
-            let reports = Reports::prepare(prepared.resolved(), settings)?;
+            let reports = Reports::prepare_as_far_as_possible(prepared.resolved(), settings);
             let prepared = train::found(prepared, settings, screen)?;
             Ok::<_, Failure>((train::get_ready(prepared, settings, screen).await?, reports))
         };
@@ -126,7 +126,7 @@ pub(super) fn take(
         }
     })?;
     let past = Past::of(&journal::read(run.path())?)?;
-    Ok(Course { run, journal: opened, past, how })
+    Ok(Course { run, journal: opened, past, how, keeps_split: true })
 }
 
 /// What a person calls a run.

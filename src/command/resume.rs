@@ -56,6 +56,7 @@ pub async fn run(args: &cli::Resume, settings: &Settings, mut screen: Screen, js
         say("stopped before the training went on");
         return Ok(train::interrupted(signal));
     }
+    course.keeps_split = !overrides.iter().any(|key| decides_on_split(key));
     screen.line(&format!("going on with {name}"));
     let detail = json!({ "pid": std::process::id(), "overrides": overrides, "image": ready.image.image, "image_id": ready.image.id });
     course.journal.append("resume", detail)?;
@@ -66,4 +67,10 @@ pub async fn run(args: &cli::Resume, settings: &Settings, mut screen: Screen, js
     gathered.go_on(&course.run, &ready, settings)?;
     let told = (&mut signals, &mut screen, reports);
     train::see_through(&mut ready, &mut gathered, Some(course), settings, told, (begin, json)).await
+}
+
+/// Whether a setting has a say in how a step is split. What a launch had to learn of its devices stays otherwise.
+fn decides_on_split(key: &str) -> bool {
+    const KEYS: [&str; 8] = ["args.amp", "batch", "device", "gpus", "imgsz", "model", "nproc_per_node", "trainer"];
+    KEYS.iter().any(|of| key.strip_prefix(of).is_some_and(|rest| rest.is_empty() || rest.starts_with('.')))
 }

@@ -111,9 +111,11 @@ pub(super) async fn see_through(
     }
     run.incomplete.extend(super::report::at_the_end(&run.run, stopped(signals)).await);
     run.untold = reports.settle(Some(&mut run.journal), stopped(signals)).await;
-    conclude(ready, &outcome, &run, time, screen, json)?;
     // Containers that hold GPUs are no good end, whatever the trainers did.
-    Ok(if run.left.is_empty() || outcome.exit() != ExitCode::Done { outcome.exit() } else { ExitCode::MachineNotReady })
+    let held = !run.left.is_empty() && outcome.exit() == ExitCode::Done;
+    let exit = if held { ExitCode::MachineNotReady } else { outcome.exit() };
+    conclude(ready, (&outcome, exit), &run, time, screen, json)?;
+    Ok(exit)
 }
 
 /// Finds out what fits where that is still open. The signal is what ended it.

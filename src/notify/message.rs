@@ -135,7 +135,8 @@ pub fn message(about: &About, standing: &Standing, news: &News, number: u32, sin
         News::Recovered { restarts, because } => json!({ "restarts": restarts, "because": because }),
         _ => json!(null),
     };
-    let id = format!("{}-{}-{number}", about.run, moment.name());
+    // Of every message its own: several controllers may see to a run, one after the other.
+    let id = format!("{}-{}-{time_ms}-{number}", about.run, moment.name());
     let facts = json!({
         "version": 1, "id": id, "event": moment.name(), "time_ms": time_ms, "title": title, "outcome": outcome,
         "run": {

@@ -193,15 +193,25 @@ fn a_run_that_was_asked_to_end_ends_though_its_controller_died() {
 fn an_heir_is_a_controller_in_full() {
     needs_engine!();
     let place = Place::new();
-    job(&place, "trap 'exit 0' TERM; touch /place/up-$RANK; while :; do sleep 0.02; done", "volumes: [.:/place]\n");
-    orphaned(&place, "up-1");
+    job(
+        &place,
+        "trap 'exit 0' TERM; touch /place/up-$RANK; while :; do sleep 0.02; done",
+        "volumes: [.:/place]\nnotify: [{url_env: HOOK}]\n",
+    );
+    let mut command = place.evenkeel(&["train", "job.yaml"]);
+    command.env("HOOK", "http://127.0.0.1:9/");
+    let controller = Running::start(command);
+    until("both", || (0..2).all(|rank| place.path().join(format!("up-{rank}")).exists()).then_some(()));
+    controller.signal("KILL");
+    let _ = controller.end();
+    // Who is told of it is not known to the heir, which is no reason to leave the run alone.
     let heir = Running::start(place.evenkeel(&["attach"]));
     until("the heir", || entries(&place.journal(), "attach").first().map(|_| ()));
     let pid = heir.0.id();
     place.run(&["attach"]).with_code(2).saying("a controller works on").saying(&format!("(process {pid})"));
     place.run(&["resume", "job"]).with_code(2).saying("a controller works on");
     heir.signal("INT");
-    heir.end().with_code(130);
+    heir.end().with_code(130).saying("HOOK");
     nothing_left(&place);
     place.run(&["attach"]).with_code(2).saying("has ended (stopped)").saying("evenkeel resume job/");
 }
@@ -215,7 +225,8 @@ fn a_run_goes_on_where_it_ended_and_where_it_was_copied() {
                   echo $((count + 1)) > weights/last-$RANK; echo counted $((count + 1)); sync\n\
                   [ $count -ge 2 ] && exit 0\n\
                   trap 'exit 0' TERM; touch /place/up-$count-$RANK; while :; do sleep 0.02; done";
-    job(&place, script, "volumes: [.:/place]\n");
+    let script = format!("echo $EVENKEEL_MICRO_BATCH > /place/micro-$RANK; {script}");
+    job(&place, &script, "volumes: [.:/place]\nbatch: 16\n");
     let stop = |running: Running, place: &Place, count: u32| {
         let up = |rank: u32| place.path().join(format!("up-{count}-{rank}")).exists();
         until("both", || (up(0) && up(1)).then_some(()));
@@ -224,8 +235,10 @@ fn a_run_goes_on_where_it_ended_and_where_it_was_copied() {
     };
     stop(Running::start(place.evenkeel(&["train", "job.yaml"])), &place, 0);
     assert_eq!(place.recorded("weights/last-1"), "1\n");
-    stop(Running::start(place.evenkeel(&["resume", "job"])), &place, 1);
-    assert_eq!(place.recorded("weights/last-1"), "2\n");
+    let micro = || std::fs::read_to_string(place.path().join("micro-1")).expect("a number");
+    assert_eq!(micro(), "8\n");
+    stop(Running::start(place.evenkeel(&["resume", "job", "batch.micro=4"])), &place, 1);
+    assert_eq!((place.recorded("weights/last-1").as_str(), micro().as_str()), ("2\n", "4\n"));
     nothing_left(&place);
     // Elsewhere, with nothing of the place but the record; a copy by a tool that follows links.
     let there = Place::new();

@@ -30,6 +30,8 @@ pub struct Course {
     /// What the journal said of it.
     pub past: Past,
     pub how: How,
+    /// Whether its split may stay as it was: nothing was asked of it since.
+    pub keeps_split: bool,
 }
 
 /// How a controller came to a run.
@@ -72,7 +74,7 @@ impl Course {
             "run": run.id(), "pid": std::process::id(), "image": ready.image.image, "image_id": ready.image.id, "reproduces": again,
         });
         journal.append("run", of)?;
-        Ok(Self { run, journal, past: Past::default(), how: How::Begun })
+        Ok(Self { run, journal, past: Past::default(), how: How::Begun, keeps_split: true })
     }
 
     /// The run as containers are labelled with it.
@@ -102,7 +104,9 @@ impl Course {
         let opening = match self.how {
             How::Begun => return Ok(Opening::Launch(None)),
             // Where the devices are the same the split stays, with what was learnt of it.
-            How::Resumed if fits(&last.intent.plan, &ready.prepared.plan) => Opening::Launch(Some(plan)),
+            How::Resumed if self.keeps_split && fits(&last.intent.plan, &ready.prepared.plan) => {
+                Opening::Launch(Some(plan))
+            }
             How::Resumed => Opening::Launch(None),
             How::Attached if is_under_way(&self.run, last.number) => Opening::TakeUp(Box::new(last)),
             // No trainer has started: what is there of it is made anew.

@@ -82,7 +82,7 @@ pub(super) async fn wait_for(printer: Printer, signals: &mut Signals) {
 
 pub(super) fn conclude(
     ready: &Ready,
-    outcome: &Outcome,
+    (outcome, exit): (&Outcome, ExitCode),
     finished: &Finished,
     time: Duration,
     screen: &Screen,
@@ -96,7 +96,7 @@ pub(super) fn conclude(
         let value = json!({
             "version": 1,
             "run": finished.run.id(), "name": ready.prepared.job().name, "record": finished.run.path(),
-            "exit_code": outcome.exit() as u8, "seconds": time.as_secs_f64(),
+            "exit_code": exit as u8, "seconds": time.as_secs_f64(),
             "metrics": finished.metrics, "weights": best.exists().then_some(best), "untold": finished.untold,
             "failure": match outcome {
                 Outcome::Failed(it) => {

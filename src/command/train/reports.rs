@@ -57,14 +57,40 @@ struct Tracked {
 
 impl Reports {
     /// Finds addresses and secrets, before anything is started.
+    ///
+    /// # Errors
+    ///
+    /// Some are not there.
     pub fn prepare(resolved: &ResolvedJob, settings: &Settings) -> Result<Self, Failure> {
         let job = &resolved.job;
-        Ok(Self {
-            hooks: notify::resolve(&job.notify, &settings.all)?,
-            target: mlflow::target(&job.track.mlflow, &settings.all, &job.name)?,
+        let target = mlflow::target(&job.track.mlflow, &settings.all, &job.name)?;
+        Ok(Self::of(resolved, settings, notify::resolve(&job.notify, &settings.all)?, target))
+    }
+
+    /// The same of a run that goes on whether its addresses and secrets are here or not: who cannot be told is named at the end.
+    pub fn prepare_as_far_as_possible(resolved: &ResolvedJob, settings: &Settings) -> Self {
+        let job = &resolved.job;
+        let mut reports = Self::of(resolved, settings, Vec::new(), None);
+        for hook in notify::resolve_each(&job.notify, &settings.all) {
+            match hook {
+                Ok(hook) => reports.hooks.push(hook),
+                Err(error) => reports.fail("notify", &error),
+            }
+        }
+        match mlflow::target(&job.track.mlflow, &settings.all, &job.name) {
+            Ok(target) => reports.target = target,
+            Err(error) => reports.fail("mlflow", &error),
+        }
+        reports
+    }
+
+    fn of(resolved: &ResolvedJob, settings: &Settings, hooks: Vec<Hook>, target: Option<Target>) -> Self {
+        Self {
+            hooks,
+            target,
             environment: settings.all.clone(),
             follow: Follow::default(),
-            about: about(job, settings),
+            about: about(&resolved.job, settings),
             values: resolved.values(),
             begin: Instant::now(),
             messages: 0,
@@ -73,7 +99,7 @@ impl Reports {
             tensorboard: None,
             mlflow: None,
             trouble: Vec::new(),
-        })
+        }
     }
 
     /// Begins to tell of a run, or goes on with one that an earlier controller told of. `restarts` of its launches
