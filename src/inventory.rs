@@ -50,6 +50,23 @@ impl Inventory {
         Self { version: VERSION, host, gpus: Vec::new(), note: Some(note.into()) }
     }
 
+    /// The same as if nobody used the cards and instances of these UUIDs: for a run whose own trainers do.
+    #[must_use]
+    pub fn without_users_of(mut self, uuids: &[String]) -> Self {
+        fn each(gpu: &mut Gpu, uuids: &[String]) {
+            if gpu.uuid.as_ref().is_some_and(|uuid| uuids.contains(uuid)) {
+                gpu.compute_processes = Some(Vec::new());
+                gpu.held_by = None;
+                gpu.memory.iter_mut().for_each(|memory| memory.free_bytes = memory.total_bytes);
+            }
+            if let Some(Mig::Enabled { instances }) = &mut gpu.mig {
+                instances.iter_mut().for_each(|instance| each(instance, uuids));
+            }
+        }
+        self.gpus.iter_mut().for_each(|gpu| each(gpu, uuids));
+        self
+    }
+
     /// Reads an inventory as `evenkeel devices --json` prints it.
     ///
     /// # Errors

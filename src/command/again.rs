@@ -6,9 +6,10 @@ use super::locking::Reference;
 use super::prepare::{self, Prepared, Takeover};
 use crate::dataset::hex;
 use crate::error::{ExitCode, Failure};
-use crate::inventory::DeviceRequest;
+use crate::inventory::{DeviceRequest, GpuName, Inventory};
 use crate::job::{self, Bases, Origin, ResolvedJob};
 use crate::output::Screen;
+use crate::plan::Plan;
 use crate::runlock::{RunLock, job as locked_job};
 use crate::settings::Settings;
 use sha2::{Digest, Sha256};
@@ -24,12 +25,14 @@ pub struct Again {
 }
 
 /// Which devices a job from a lock gets.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum On {
+#[derive(Clone, Copy, Debug)]
+pub enum On<'a> {
     /// Those that it asks for.
     Same,
     /// Those that it asks for, or where these are not here those that are.
     Any,
+    /// Those of this plan, which are in use: the run's own trainers compute on them.
+    Own(&'a Plan),
 }
 
 impl Again {
@@ -41,7 +44,7 @@ impl Again {
     pub fn of(
         reference: &Reference,
         given: &[String],
-        on: On,
+        on: On<'_>,
         settings: &Settings,
         screen: &Screen,
     ) -> Result<Self, Failure> {
@@ -70,8 +73,18 @@ impl Again {
             max_images: lock.job.max_images,
             places: Some(places),
         };
-        let any = on == On::Any && !asked("device") && !asked("gpus");
-        let prepared = prepared(resolved, settings, takeover.clone(), any, screen)?;
+        let any = matches!(on, On::Any) && !asked("device") && !asked("gpus");
+        let own: Vec<String> = match on {
+            On::Own(plan) => plan.ranks.iter().map(|rank| rank.device.clone()).collect(),
+            On::Same | On::Any => Vec::new(),
+        };
+        // Parts of the processors are nobody's alone: they are what the job asks for.
+        if matches!(on, On::Own(plan) if plan.ranks.iter().all(|rank| !rank.device.starts_with("cpu:"))) {
+            resolved.job.device = DeviceRequest::Gpus(own.iter().cloned().map(GpuName::Uuid).collect());
+            device_from(&mut resolved, "the devices that it has");
+        }
+        let inventory = || super::devices::inventory(settings).without_users_of(&own);
+        let prepared = prepared(resolved, settings, takeover.clone(), (inventory, any), screen)?;
         Ok(Self { prepared, takeover, overrides })
     }
 }
@@ -160,23 +173,25 @@ fn prepared(
     resolved: ResolvedJob,
     settings: &Settings,
     takeover: Takeover,
-    any: bool,
+    (inventory, any): (impl Fn() -> Inventory, bool),
     screen: &Screen,
 ) -> Result<Prepared, Failure> {
     let visible = settings.cuda_visible_devices.as_deref();
-    let on = |resolved: ResolvedJob, takeover: Takeover| {
-        prepare::resolved_job(resolved, super::devices::inventory(settings), visible, false, takeover)
-    };
+    let on = |resolved: ResolvedJob, takeover| prepare::resolved_job(resolved, inventory(), visible, false, takeover);
     match on(resolved.clone(), takeover.clone()) {
         Err(refused) if any && resolved.job.device != DeviceRequest::Auto => {
             let mut here = resolved;
             here.job.device = DeviceRequest::Auto;
-            here.origins.remove("gpus");
-            here.origins.insert("device".to_owned(), Origin::Derived("the devices that are here".to_owned()));
+            device_from(&mut here, "the devices that are here");
             let prepared = on(here, takeover)?;
             screen.line(&format!("not on the devices that it had ({}), but on those that are here", refused.message()));
             Ok(prepared)
         }
         outcome => outcome,
     }
+}
+
+fn device_from(resolved: &mut ResolvedJob, origin: &str) {
+    resolved.origins.remove("gpus");
+    resolved.origins.insert("device".to_owned(), Origin::Derived(origin.to_owned()));
 }

@@ -66,7 +66,8 @@ impl Heir {
     ) -> Result<Result<Self, Signal>, Failure> {
         let reference = Reference::read(course.run.path())?;
         let prepare = async {
-            let Again { prepared, .. } = Again::of(&reference, &[], On::Same, settings, screen)?;
+            let on = course.past.last().map_or(On::Same, |last| On::Own(&last.intent.plan));
+            let Again { prepared, .. } = Again::of(&reference, &[], on, settings, screen)?;
             let reports = Reports::prepare_as_far_as_possible(prepared.resolved(), settings);
             let prepared = train::found(prepared, settings, screen)?;
             Ok::<_, Failure>((train::get_ready(prepared, settings, screen).await?, reports))

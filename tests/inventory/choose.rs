@@ -191,6 +191,18 @@ fn busy(index: u32) -> Gpu {
     Gpu { compute_processes: Some(vec![python]), ..card(index) }
 }
 
+#[test]
+fn the_cards_of_a_run_are_free_for_it_and_nobody_elses() {
+    let held = Gpu { held_by: Some(Holder::default()), ..busy(1) };
+    let inventory = machine(vec![busy(0), held, busy(2)]);
+    let own: Vec<String> = [0, 1].map(|at: usize| inventory.gpus[at].uuid.clone().expect("a UUID")).into();
+    let request = DeviceRequest::Gpus(own.iter().cloned().map(GpuName::Uuid).collect());
+    assert!(ask(&inventory, request.clone()).is_err());
+    let freed = inventory.without_users_of(&own);
+    assert_eq!(ask(&freed, request), Ok(own));
+    assert!(matches!(availability(&freed.gpus[2]), Availability::Busy { .. }));
+}
+
 fn ask(inventory: &Inventory, request: DeviceRequest) -> Result<Vec<String>, String> {
     ask_seeing(inventory, request, None).map(|(devices, _)| devices)
 }
