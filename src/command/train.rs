@@ -19,7 +19,7 @@ use crate::job::{self, Trainer};
 use crate::launch::EngineTraits;
 use crate::output::printer::Printer;
 use crate::output::{Screen, say};
-use crate::record::RecordError;
+use crate::record::{RecordError, RunDir};
 use crate::settings::Settings;
 use crate::signal::Signals;
 use crate::watch::WatchError;
@@ -28,7 +28,7 @@ use super::fitting::{self, Fitted};
 use super::locking::{self, Demand, Gathered};
 use super::prepare::{self, Prepared};
 use course::{Course, How, Opening};
-use finish::{Finished, conclude, end_of_run, wait_for};
+use finish::{Finished, conclude, end_of_run, never_launched, wait_for};
 use generation::Ended;
 use reports::Reports;
 use stages::Running;
@@ -93,12 +93,14 @@ pub(super) async fn see_through(
     (signals, screen, mut reports): (&mut Signals, &mut Screen, Reports),
     (begin, json): (Instant, bool),
 ) -> Result<ExitCode, Failure> {
+    let mut begun = course.as_ref().map(|course| course.run.clone());
     let told = (&mut *signals, &mut *screen, &mut reports);
-    let finished = train(ready, gathered, course, settings, told, json).await;
+    let finished = train(ready, gathered, (course, &mut begun), settings, told, json).await;
     screen.clear();
     let (outcome, mut run) = match finished {
         Ok(finished) => finished,
         Err(failure) => {
+            begun.iter().for_each(|run| never_launched(run, &failure));
             reports.gave_up(&failure);
             reports.settle(None, stopped(signals)).await.iter().for_each(|line| screen.line(line));
             return Err(failure);
@@ -232,7 +234,7 @@ pub(super) async fn get_ready(
 async fn train(
     ready: &mut Ready,
     gathered: &mut Gathered,
-    course: Option<Course>,
+    (course, begun): (Option<Course>, &mut Option<RunDir>),
     settings: &Settings,
     (signals, screen, reports): (&mut Signals, &mut Screen, &mut Reports),
     json: bool,
@@ -246,6 +248,7 @@ async fn train(
         Some(course) => course,
         None => Course::begin(ready, gathered, SystemTime::now())?,
     };
+    *begun = Some(course.run.clone());
     crate::background::begun(settings, &course.run);
     let first_stage = course.stage(ready);
     ready.prepared.begin_stage(first_stage);

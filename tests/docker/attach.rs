@@ -258,6 +258,24 @@ fn a_run_goes_on_where_it_ended_and_where_it_was_copied() {
 }
 
 #[test]
+fn a_run_that_cannot_go_on_has_an_end_again() {
+    needs_engine!();
+    let place = Place::new();
+    job(&place, "cd /evenkeel/output; mkdir -p weights; echo $RANK > weights/last-$RANK", "");
+    place.run(&["train", "job.yaml"]).with_code(0);
+    let plan = place.record().join("plan.json");
+    std::fs::remove_file(&plan).expect("there");
+    std::fs::create_dir(&plan).expect("a folder");
+    place.run(&["resume", "job", "stop_grace_period=20s"]).with_code(3).saying("plan.json");
+    let end = entries(&place.journal(), "end").last().expect("an end")["detail"].clone();
+    assert_eq!((&end["state"], &end["failure"]["class"]), (&"failed".into(), &"infrastructure".into()), "{end}");
+    assert_eq!(place.recorded("weights/last-1"), "1\n", "what was put back for trainers is where the record has it");
+    std::fs::remove_dir(&plan).expect("empty");
+    place.run(&["resume", "job"]).with_code(0).saying("going on with");
+    nothing_left(&place);
+}
+
+#[test]
 fn trial_steps_are_ended_where_a_training_would_be_taken_up() {
     needs_engine!();
     let place = Place::new();

@@ -14,7 +14,7 @@ use crate::output::printer::Printer;
 use crate::output::words::human;
 use crate::output::{Screen, print, say};
 use crate::plan::Plan;
-use crate::record::{Journal, RunDir};
+use crate::record::{Journal, RunDir, journal};
 use crate::signal::Signals;
 
 /// How a run ended.
@@ -65,6 +65,29 @@ pub(super) fn end_of_run(outcome: &Outcome, generations: u32, plan: &Plan, scree
         "epochs_done": epochs_done, "epochs": epochs, "metrics": screen.metrics(),
         "outcome": format!("{outcome:?}"),
     })
+}
+
+/// Ends the record of a run that failed before its first container, or before that with which it was to go on: nobody could tell otherwise, and
+/// what was put back for a trainer would stay there. Where there may be containers an heir decides.
+pub(super) fn never_launched(run: &RunDir, failure: &Failure) {
+    let Ok(entries) = journal::read(run.path()) else { return };
+    let begun = entries.iter().rposition(|entry| matches!(entry.entry.as_str(), "run" | "resume"));
+    let since = &entries[begun.unwrap_or(0)..];
+    if begun.is_none() || since.iter().any(|entry| matches!(entry.entry.as_str(), "create" | "attach" | "end")) {
+        return;
+    }
+    let failed = json!({ "rank": null, "class": "infrastructure", "message": failure.message(), "advice": failure.to_json()["hint"] });
+    let detail = json!({
+        "exit_code": failure.code() as u8, "state": "failed", "failure": failed, "generations": 0, "devices": [],
+        "epochs_done": null, "epochs": null, "metrics": {},
+    });
+    let written = run.adopt_output().map_err(|error| error.to_string()).and_then(|()| {
+        let mut journal = Journal::open(run).map_err(|error| error.to_string())?;
+        journal.append("end", detail).map_err(|error| error.to_string())
+    });
+    if let Err(error) = written {
+        tracing::warn!("the record has no end: {error}");
+    }
 }
 
 pub(super) fn failure(it: &Diagnosis) -> Value {
