@@ -106,7 +106,8 @@ impl Reports {
     /// followed a failure. The line says where, if anywhere.
     pub fn begin(&mut self, run: &RunDir, plan: &Plan, restarts: u32) -> Option<String> {
         (self.begin, self.restarts) = (Instant::now(), restarts);
-        self.follow = Follow::new(plan.ranks.len());
+        // Each container tells as one, of however many ranks its program starts.
+        self.follow = Follow::new(plan.containers as usize);
         self.about.run = run.id().to_owned();
         self.about.record = run.path().display().to_string();
         self.about.devices = plan.ranks.iter().map(|rank| rank.device.to_string()).collect();
