@@ -11,12 +11,14 @@ use crate::error::{self, Failure};
 use crate::event::{Event, Signal};
 use crate::follow::{Fact, Follow};
 use crate::http::Http;
+use crate::image::redact;
 use crate::job::{Job, ResolvedJob};
 use crate::notify::message::{About, News, Standing, message};
 use crate::notify::send::Sender;
 use crate::notify::{self, Hook};
 use crate::plan::Plan;
 use crate::record::{Journal, RunDir};
+use crate::runlock::secret;
 use crate::settings::Settings;
 use crate::track::mlflow::queue::{self, Entry, Queue};
 use crate::track::mlflow::sync::{self, Courier};
@@ -91,7 +93,7 @@ impl Reports {
             environment: settings.all.clone(),
             follow: Follow::default(),
             about: about(&resolved.job, settings),
-            values: resolved.values(),
+            values: told(resolved),
             begin: Instant::now(),
             messages: 0,
             restarts: 0,
@@ -330,12 +332,21 @@ fn about(job: &Job, settings: &Settings) -> About {
         host,
         user,
         trainer: job.trainer.name().to_owned(),
-        model: job.model.clone(),
-        data: job.data.clone(),
+        model: redact(&job.model).into_owned(),
+        data: job.data.as_deref().map(|data| redact(data).into_owned()),
         target_batch: job.batch.target,
         epochs: job.epochs,
         ..About::default()
     }
+}
+
+/// Settings for those outside: without passwords in addresses, as in the lock.
+fn told(resolved: &ResolvedJob) -> Vec<(String, Value)> {
+    let without = |(path, value): (String, Value)| {
+        let told = secret::setting(&path, value, String::new()).value;
+        (path, told)
+    };
+    resolved.values().into_iter().map(without).collect()
 }
 
 fn signal_name(signal: Signal) -> &'static str {
@@ -350,4 +361,20 @@ fn signal_name(signal: Signal) -> &'static str {
 fn now_ms() -> u64 {
     let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
     u64::try_from(now.as_millis()).unwrap_or(u64::MAX)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn nobody_outside_is_told_a_password() {
+        let text = "trainer: command\nimage: debian\ncommand: [get, \"https://u:hush@h/x\"]\n";
+        let bases = crate::job::Bases { folder: "/".into(), home: None };
+        let job = crate::job::parse(std::path::Path::new("job.yaml"), text.to_owned(), &[], &bases).expect("a job");
+        let told = told(&job);
+        let command = told.iter().find(|(path, _)| path == "command").expect("told");
+        assert!(command.1.to_string().contains("@h/x"), "{command:?}");
+        assert!(told.iter().all(|(_, value)| !value.to_string().contains("hush")), "{told:?}");
+    }
 }
