@@ -1,5 +1,7 @@
 //! What differs between two runs, as their locks tell. Pure.
 
+mod files;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 
@@ -202,12 +204,10 @@ fn code(before: &Locked, after: &Locked) -> Vec<Difference> {
         }
         all.append(&mut named);
     }
-    let files = |code: &Code| -> BTreeMap<String, String> {
-        // What the job file says are the settings.
-        let files = code.files.iter().filter(|file| file.key != "job");
-        files.map(|file| (name_of(&file.path), file.sha256.clone())).collect()
-    };
-    all.extend(tables(Area::Code, &files(was), &files(is)));
+    let in_git = was.git.is_some() && is.git.is_some();
+    let (mut was, is) = (files::by_place(&before.lock, in_git), files::by_place(&after.lock, in_git));
+    files::same_names(&mut was, &is);
+    all.extend(tables(Area::Code, &was, &is));
     all
 }
 
@@ -227,10 +227,6 @@ fn unknown(before: &Git, after: &Git) -> Option<Difference> {
         before: Some(told(before)),
         after: Some(told(after)),
     })
-}
-
-fn name_of(path: &Path) -> String {
-    path.file_name().unwrap_or_default().to_string_lossy().into_owned()
 }
 
 /// What a patch does to each file.
@@ -344,17 +340,17 @@ mod tests {
     use crate::runlock::tests::small;
     use crate::runlock::{CodeFile, LockedData};
 
-    fn locked(change: impl FnOnce(&mut RunLock)) -> Locked {
+    pub(super) fn locked(change: impl FnOnce(&mut RunLock)) -> Locked {
         let mut lock = small();
         change(&mut lock);
         Locked { lock, listing: None, patch: None }
     }
 
-    fn lines(before: &Locked, after: &Locked) -> Vec<String> {
+    pub(super) fn lines(before: &Locked, after: &Locked) -> Vec<String> {
         differences(before, after).iter().map(|difference| difference.line("in the lock", "now")).collect()
     }
 
-    fn git(patch: Option<&str>) -> Option<Git> {
+    pub(super) fn git(patch: Option<&str>) -> Option<Git> {
         Some(Git {
             root: "/p".into(),
             remote: None,
