@@ -10,7 +10,7 @@ use crate::inventory::{DeviceRequest, GpuName, Inventory};
 use crate::job::{self, Bases, Origin, ResolvedJob};
 use crate::output::Screen;
 use crate::plan::Plan;
-use crate::runlock::{RunLock, job as locked_job};
+use crate::runlock::{CodeFile, RunLock, job as locked_job};
 use crate::settings::Settings;
 use sha2::{Digest, Sha256};
 
@@ -117,9 +117,9 @@ fn read_job(overrides: &[String], reference: &Reference) -> Result<ResolvedJob, 
 fn place_volumes(resolved: &mut ResolvedJob, reference: &Reference, here: &Path) -> Result<bool, Failure> {
     let lock = &reference.locked.lock;
     let mut moved = false;
+    let sources: Vec<PathBuf> = resolved.job.volumes.iter().map(|volume| volume.source.clone()).collect();
     for volume in &mut resolved.job.volumes {
-        let kept =
-            lock.code.files.iter().find(|file| file.key == "volumes" && file.path.ends_with(name(&volume.source)));
+        let kept = kept(&volume.source, &sources, &lock.code.files);
         let is_same = |path: &Path| match kept.filter(|_| path.is_file()) {
             Some(kept) => std::fs::read(path).is_ok_and(|content| hex(&Sha256::digest(&content)) == kept.sha256),
             None => path.exists(),
@@ -138,8 +138,21 @@ fn place_volumes(resolved: &mut ResolvedJob, reference: &Reference, here: &Path)
     Ok(moved)
 }
 
-fn name(path: &Path) -> &Path {
-    path.file_name().map_or(path, Path::new)
+/// What the lock says of a volume's file: by its path, else by its name where that can mean no other one. Volumes often have files of one
+/// name, and another one's content must not be mounted in place of what is missing.
+fn kept<'a>(source: &Path, sources: &[PathBuf], files: &'a [CodeFile]) -> Option<&'a CodeFile> {
+    let volumes = || files.iter().filter(|file| file.key == "volumes");
+    // The lock has files by their true place.
+    let by_path = |path: &Path| volumes().find(|file| file.path == path);
+    if let Some(found) = by_path(source).or_else(|| by_path(&source.canonicalize().ok()?)) {
+        return Some(found);
+    }
+    let is_namesake = |path: &Path| path.file_name() == source.file_name();
+    let mut namesakes = volumes().filter(|file| is_namesake(&file.path));
+    let first = namesakes.next()?;
+    let is_only = namesakes.all(|other| other.path == first.path)
+        && sources.iter().filter(|path| is_namesake(path)).all(|other| other == source);
+    is_only.then_some(first)
 }
 
 /// Where a file is now: where it was, else at the same place of the project here. Nothing: as the job names it.
@@ -194,4 +207,46 @@ fn prepared(
 fn device_from(resolved: &mut ResolvedJob, origin: &str) {
     resolved.origins.remove("gpus");
     resolved.origins.insert("device".to_owned(), Origin::Derived(origin.to_owned()));
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_volume_is_never_taken_for_another_one_of_its_name() {
+        let file = |path: &Path| CodeFile {
+            key: "volumes".into(),
+            path: path.to_owned(),
+            sha256: String::new(),
+            stored: None,
+        };
+        let [a, b] = ["/p/a/config.yaml", "/p/b/config.yaml"].map(PathBuf::from);
+        let both = [file(&a), file(&b)];
+        let sources = [a.clone(), b.clone()];
+        let found = |source: &Path, sources: &[PathBuf], files: &[CodeFile]| {
+            kept(source, sources, files).map(|file| file.path.clone())
+        };
+        assert_eq!(found(&a, &sources, &both), Some(a.clone()));
+        assert_eq!(found(&b, &sources, &both), Some(b.clone()));
+        assert_eq!(found(&b, &sources, &[file(&a)]), None, "git tracks it");
+        let elsewhere = PathBuf::from("/q/config.yaml");
+        assert_eq!(found(&elsewhere, std::slice::from_ref(&elsewhere), &both), None);
+        assert_eq!(
+            found(&elsewhere, std::slice::from_ref(&elsewhere), &[file(&a), file(&a)]),
+            Some(a),
+            "mounted twice"
+        );
+    }
+
+    #[test]
+    fn a_volume_behind_a_link_is_found_by_its_true_place() {
+        let place = tempfile::tempdir().expect("a folder");
+        let root = place.path().canonicalize().expect("there");
+        std::fs::write(root.join("true.yaml"), "a").expect("written");
+        std::os::unix::fs::symlink(root.join("true.yaml"), root.join("link.yaml")).expect("linked");
+        let path = root.join("true.yaml");
+        let files = [CodeFile { key: "volumes".into(), path, sha256: String::new(), stored: None }];
+        assert_eq!(kept(&root.join("link.yaml"), &[root.join("link.yaml")], &files), Some(&files[0]));
+    }
 }

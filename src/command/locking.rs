@@ -305,19 +305,28 @@ impl Gathered {
 
 /// Adds to a stage's split where its launches went over to smaller micro-batches.
 fn learn<'a>(stage: &mut LockedStage, launched: impl Iterator<Item = &'a Launched>) {
-    let mut note = |step: u64, most: u32| {
-        let noted = stage.micro_from_step.entry(step).or_insert(most);
-        *noted = most.min(*noted);
-    };
     for (number, launch) in launched.enumerate() {
         let most = launch.micro_batches.iter().flatten().max();
         match (number, launch.first_step, most) {
             (0, ..) => stage.micro_batches.clone_from(&launch.micro_batches),
-            (_, Some(step), Some(most)) => note(step, *most),
+            // A launch that goes on with the cut that held before has made no step down.
+            (_, Some(step), Some(most)) if held(stage, step).is_none_or(|held| *most < held) => {
+                stage.micro_from_step.insert(step, *most);
+            }
             _ => {}
         }
-        launch.step_downs.iter().for_each(|(step, to)| note(*step, *to));
+        for (step, to) in &launch.step_downs {
+            let noted = stage.micro_from_step.entry(*step).or_insert(*to);
+            *noted = *to.min(noted);
+        }
     }
+}
+
+/// The largest micro-batch that a step had, as far as is noted.
+fn held(stage: &LockedStage, step: u64) -> Option<u32> {
+    let begun = stage.micro_batches.iter().flatten().max();
+    let noted = stage.micro_from_step.range(..=step).map(|(_, most)| most);
+    begun.into_iter().chain(noted).min().copied()
 }
 
 /// Gathers what the run will be made of.
@@ -466,5 +475,16 @@ mod tests {
         let all: Vec<_> = (0..60).map(one).collect();
         let text = listed("it differs", &all);
         assert!(text.ends_with("\n  and 10 more") && text.lines().count() == MOST + 2, "{text}");
+    }
+
+    #[test]
+    fn a_launch_with_the_same_cut_is_no_step_down() {
+        let mut stage = stage();
+        let again = [launch(&[32], Some(0), &[]), launch(&[32], Some(4), &[]), launch(&[16, 16], Some(6), &[])];
+        learn(&mut stage, again.iter().chain(&[launch(&[16, 16], Some(8), &[(9, 8)]), launch(&[8; 4], Some(9), &[])]));
+        assert_eq!(stage.micro_from_step, [(6, 16), (9, 8)].into());
+        // One that repeats the steps before another one stepped down had smaller ones earlier.
+        learn(&mut stage, [launch(&[32], Some(0), &[]), launch(&[8; 4], Some(5), &[])].iter());
+        assert_eq!(stage.micro_from_step, [(5, 8), (6, 16), (9, 8)].into());
     }
 }

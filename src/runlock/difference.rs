@@ -1,5 +1,7 @@
 //! What differs between two runs, as their locks tell. Pure.
 
+mod files;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 
@@ -7,7 +9,7 @@ use serde::Serialize;
 use serde_json::Value;
 
 use super::listing::{self, Change};
-use super::{Code, Locked, LockedJob, RunLock};
+use super::{Code, Git, Locked, LockedJob, RunLock};
 
 /// Settings that say where a run is kept, not what it does.
 const PLACES: [&str; 2] = ["name", "runs"];
@@ -164,7 +166,7 @@ fn code(before: &Locked, after: &Locked) -> Vec<Difference> {
         (Some(was), Some(is)) => all.extend(differ(Area::Code, "commit", was.commit.clone(), is.commit.clone())),
         (None, None) => {}
         (was, is) => {
-            let told = |git: &Option<super::Git>, code: &Code| match git {
+            let told = |git: &Option<Git>, code: &Code| match git {
                 Some(git) => git.commit.clone().or_else(|| Some("no commit".to_owned())),
                 None => code.without_git.clone(),
             };
@@ -173,7 +175,13 @@ fn code(before: &Locked, after: &Locked) -> Vec<Difference> {
         }
     }
     let hash = |code: &Code| code.git.as_ref().and_then(|git| git.patch_sha256.clone());
-    if hash(was) != hash(is) {
+    let unknown = match (&was.git, &is.git) {
+        (Some(was), Some(is)) => unknown(was, is),
+        _ => None,
+    };
+    if unknown.is_some() {
+        all.extend(unknown);
+    } else if hash(was) != hash(is) {
         let before = before.patch.as_deref().map_or_else(BTreeMap::new, sections);
         let after = after.patch.as_deref().map_or_else(BTreeMap::new, sections);
         let files: BTreeSet<&String> = before.keys().chain(after.keys()).collect();
@@ -196,17 +204,29 @@ fn code(before: &Locked, after: &Locked) -> Vec<Difference> {
         }
         all.append(&mut named);
     }
-    let files = |code: &Code| -> BTreeMap<String, String> {
-        // What the job file says are the settings.
-        let files = code.files.iter().filter(|file| file.key != "job");
-        files.map(|file| (name_of(&file.path), file.sha256.clone())).collect()
-    };
-    all.extend(tables(Area::Code, &files(was), &files(is)));
+    let in_git = was.git.is_some() && is.git.is_some();
+    let (mut was, is) = (files::by_place(&before.lock, in_git), files::by_place(&after.lock, in_git));
+    files::same_names(&mut was, &is);
+    all.extend(tables(Area::Code, &was, &is));
     all
 }
 
-fn name_of(path: &Path) -> String {
-    path.file_name().unwrap_or_default().to_string_lossy().into_owned()
+/// Whether changes are not known on either side: then nobody can say that the code is the same, nor which files differ.
+fn unknown(before: &Git, after: &Git) -> Option<Difference> {
+    let no_diff = before.without_patch.is_some() || after.without_patch.is_some();
+    let untold = before.dirty != after.dirty && before.patch_sha256 == after.patch_sha256;
+    let told = |git: &Git| match (&git.without_patch, &git.patch_sha256) {
+        (Some(why), _) => format!("not known ({why})"),
+        (None, Some(hash)) => hash.clone(),
+        (None, None) if git.dirty => "not known".to_owned(),
+        (None, None) => "none".to_owned(),
+    };
+    (no_diff || untold).then(|| Difference {
+        area: Area::Code,
+        what: "uncommitted changes".into(),
+        before: Some(told(before)),
+        after: Some(told(after)),
+    })
 }
 
 /// What a patch does to each file.
@@ -318,19 +338,19 @@ mod tests {
 
     use super::*;
     use crate::runlock::tests::small;
-    use crate::runlock::{CodeFile, Git, LockedData};
+    use crate::runlock::{CodeFile, LockedData};
 
-    fn locked(change: impl FnOnce(&mut RunLock)) -> Locked {
+    pub(super) fn locked(change: impl FnOnce(&mut RunLock)) -> Locked {
         let mut lock = small();
         change(&mut lock);
         Locked { lock, listing: None, patch: None }
     }
 
-    fn lines(before: &Locked, after: &Locked) -> Vec<String> {
+    pub(super) fn lines(before: &Locked, after: &Locked) -> Vec<String> {
         differences(before, after).iter().map(|difference| difference.line("in the lock", "now")).collect()
     }
 
-    fn git(patch: Option<&str>) -> Option<Git> {
+    pub(super) fn git(patch: Option<&str>) -> Option<Git> {
         Some(Git {
             root: "/p".into(),
             remote: None,
@@ -449,5 +469,21 @@ mod tests {
             })
         };
         assert!(lines(&with(json!(null), true), &with(json!(null), false)).is_empty());
+    }
+
+    #[test]
+    fn changes_that_could_not_be_had_are_not_the_same() {
+        let with = |dirty, patch: Option<&str>, why: Option<&str>| {
+            let git = git(patch).map(|git| Git { dirty, without_patch: why.map(Into::into), ..git });
+            locked(|lock| lock.code.git = git)
+        };
+        let large = with(true, None, Some("too large"));
+        let line = |before: &str, after: &str| format!("code `uncommitted changes`: {before} in the lock, {after} now");
+        assert_eq!(lines(&large, &large), [line("not known (too large)", "not known (too large)")]);
+        assert_eq!(lines(&large, &with(false, None, None)), [line("not known (too large)", "none")]);
+        let patched = Locked { patch: Some("diff --git a/a.py b/a.py\n+y\n".into()), ..with(true, Some("ab"), None) };
+        assert_eq!(lines(&patched, &large), [line("hash of 2", "not known (too large)")]);
+        let untold = with(true, None, None);
+        assert_eq!(lines(&with(false, None, None), &untold), [line("none", "not known")]);
     }
 }

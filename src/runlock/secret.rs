@@ -56,7 +56,7 @@ pub fn values(settings: &[(String, Value, String)]) -> Vec<String> {
     }
     values.retain(|value| value.len() >= SHORTEST);
     // A value that is part of another one comes after it.
-    values.sort_by_key(|value| std::cmp::Reverse(value.len()));
+    values.sort_by(|one, other| other.len().cmp(&one.len()).then_with(|| one.cmp(other)));
     values.dedup();
     values
 }
@@ -64,15 +64,22 @@ pub fn values(settings: &[(String, Value, String)]) -> Vec<String> {
 fn texts(value: &Value, all: bool, found: &mut Vec<String>) {
     match value {
         Value::String(text) if all || has_credentials(text) => {
-            // In YAML's double quotes it may be written in another way.
-            let quoted = Value::from(text.as_str()).to_string();
-            found.push(quoted[1..quoted.len() - 1].to_owned());
-            found.push(text.clone());
+            forms(text, found);
+            // One of several lines may stand indented, or behind the marks of a diff. Of what is no variable the other lines are no secrets.
+            text.lines().map(str::trim).filter(|line| all || has_credentials(line)).for_each(|line| forms(line, found));
         }
         Value::Array(list) => list.iter().for_each(|value| texts(value, all, found)),
         Value::Object(map) => map.values().for_each(|value| texts(value, all, found)),
         _ => {}
     }
+}
+
+/// A text as it is, and as it may be written in YAML's double and single quotes.
+fn forms(text: &str, found: &mut Vec<String>) {
+    let quoted = Value::from(text).to_string();
+    found.push(quoted[1..quoted.len() - 1].to_owned());
+    found.push(text.replace('\'', "''"));
+    found.push(text.to_owned());
 }
 
 /// Text with secrets masked.
@@ -158,5 +165,20 @@ mod tests {
         let text = "TOKEN: \"hf_a\\\"b\" or 'hf_a\"b', fast, ab, https://u:p@h/x";
         assert_eq!(masked(text, &secrets), "TOKEN: \"***\" or '***', fast, ab, ***");
         assert_eq!(masked_bytes(text.as_bytes(), &secrets), masked(text, &secrets).as_bytes());
+    }
+
+    #[test]
+    fn a_secret_of_several_lines_is_masked_line_by_line() {
+        let setting = |path: &str, value: &str| (path.to_owned(), json!(value), String::new());
+        let settings = [
+            setting("environment.SSH_KEY", "-----BEGIN\nabcdefgh\n  ijkl\n}\n"),
+            setting("environment.A_TOKEN", "don't tell"),
+        ];
+        let secrets = values(&settings);
+        let job = "SSH_KEY: |\n  -----BEGIN\n  abcdefgh\n    ijkl\n  }\nA_TOKEN: 'don''t tell'\n";
+        let without = "SSH_KEY: |\n  ***\n  ***\n    ***\n  }\nA_TOKEN: '***'\n";
+        assert_eq!(masked(job, &secrets), without);
+        let patch = "+  abcdefgh\n+    ijkl\n";
+        assert_eq!(masked_bytes(patch.as_bytes(), &secrets), b"+  ***\n+    ***\n");
     }
 }

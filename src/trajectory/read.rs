@@ -48,7 +48,11 @@ pub fn trajectory(run: &Path) -> Result<Trajectory, Unreadable> {
         Err(error) if error.kind() == io::ErrorKind::NotFound => BTreeMap::new(),
         Err(source) => return Err(Unreadable { path: table, source }),
     };
-    Ok(Trajectory { losses: losses.into_iter().map(|(step, ranks)| (step, mean(&ranks))).collect(), columns, weights })
+    Ok(Trajectory {
+        losses: losses.into_iter().map(|(step, (_, ranks))| (step, mean(&ranks))).collect(),
+        columns,
+        weights,
+    })
 }
 
 /// Images and mean loss of a step, by rank.
@@ -57,7 +61,7 @@ type Step = BTreeMap<u32, (u64, Option<f64>)>;
 fn events(
     file: File,
     rank: u32,
-    losses: &mut BTreeMap<u64, Step>,
+    losses: &mut BTreeMap<u64, (u32, Step)>,
     weights: &mut BTreeMap<u32, String>,
 ) -> io::Result<()> {
     for line in BufReader::new(file).split(b'\n') {
@@ -65,9 +69,15 @@ fn events(
         // Most lines are of no interest, and a line that a crash cut off is none.
         let Ok(record) = serde_json::from_slice::<Record>(&line) else { continue };
         match record.event {
-            // A step that another launch repeated counts as it was repeated.
+            // A step that another launch repeated counts as it was repeated, whichever ranks that launch had.
             Event::Step { step, images, loss, .. } => {
-                losses.entry(step).or_default().insert(rank, (images, loss));
+                let (generation, ranks) = losses.entry(step).or_default();
+                if record.generation > *generation {
+                    (*generation, *ranks) = (record.generation, Step::new());
+                }
+                if record.generation == *generation {
+                    ranks.insert(rank, (images, loss));
+                }
             }
             Event::Checkpoint { epoch, weights_sha256, .. } if rank == 0 => {
                 weights.insert(epoch, weights_sha256);
@@ -149,5 +159,28 @@ mod tests {
         assert_eq!(path.losses, [(0, Some(2.0)), (1, Some(1.0))].into());
         assert_eq!(path.weights, [(0, "ab".to_owned())].into());
         assert!(path.columns.is_empty());
+    }
+
+    #[test]
+    fn a_step_that_another_launch_repeated_is_that_launch_s_alone() {
+        let place = tempfile::tempdir().expect("a folder");
+        std::fs::create_dir(place.path().join("events")).expect("made");
+        let step = |generation: u32, rank: u32, loss: f64| {
+            format!(
+                "{{\"v\":1,\"generation\":{generation},\"rank\":{rank},\"seq\":0,\"time_ms\":0,\"event\":{{\"kind\":\"step\",\
+                 \"epoch\":0,\"epochs\":1,\"step\":5,\"steps_per_epoch\":9,\"images\":4,\"loss\":{loss},\"terms\":{{}},\
+                 \"lr\":0.1,\"memory_bytes\":null,\"time_ms\":1}}}}\n"
+            )
+        };
+        let write = |rank: u32, text: String| {
+            std::fs::write(place.path().join(format!("events/rank-{rank}.events.jsonl")), text).expect("written");
+        };
+        let losses = || trajectory(place.path()).expect("read").losses;
+        write(0, step(1, 0, 1.0) + &step(2, 0, 2.0));
+        write(1, step(1, 1, 9.0));
+        assert_eq!(losses(), [(5, Some(2.0))].into(), "the second launch had one rank");
+        write(0, step(1, 0, 1.0));
+        write(1, step(1, 1, 9.0) + &step(2, 1, 3.0));
+        assert_eq!(losses(), [(5, Some(3.0))].into());
     }
 }
