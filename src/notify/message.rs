@@ -198,7 +198,7 @@ mod tests {
         let told = message(&about(), &Standing::default(), &news, 2, Duration::from_secs(7300), 5);
         assert_eq!(told.title, "shapes: failed after 2 h 1 min (code)");
         assert_eq!(told.lines[0], ("what", "rank 1 failed first: KeyError: 'x'".into()));
-        assert_eq!((told.moment, told.id.as_str()), (Moment::Failure, "20261124-034501-failure-2"));
+        assert_eq!((told.moment, told.id.as_str()), (Moment::Failure, "20261124-034501-failure-5-2"));
         assert_eq!((&told.facts["failure"]["rank"], &told.facts["event"]), (&json!(1), &json!("failure")));
     }
 
