@@ -1,5 +1,8 @@
 //! `evenkeel ps`: the runs of all users whose containers are on this engine.
 
+use std::time::Duration;
+
+use futures_util::future::join_all;
 use serde::Serialize;
 
 use super::live::{Hand, OnEngine, rank};
@@ -8,9 +11,12 @@ use crate::error::{ExitCode, Failure};
 use crate::output::live::{Live, Standing, table};
 use crate::output::look::Look;
 use crate::output::{plain, print, say};
-use crate::record::read;
+use crate::record::{last_bytes, read, usage};
 use crate::settings::Settings;
 use crate::users;
+
+/// How long the engine has to say what containers take.
+const ENGINE: Duration = Duration::from_millis(100);
 
 /// Prints them.
 pub async fn run(settings: &Settings, json: bool) -> Result<ExitCode, Failure> {
@@ -79,12 +85,24 @@ async fn look_at(engine: &Engine, run: &OnEngine) -> Live {
         (live.epochs_done, live.epochs) = (summary.run.epochs_done, summary.run.epochs);
         live.images_per_second = summary.images_per_second;
     }
+    // Its program tells of none, or its record is closed to us: what its containers take of the host's, as it was sampled a moment ago, or as the
+    // engine knows it.
+    live.memory_bytes = live.memory_bytes.or_else(|| sampled(run));
     if live.memory_bytes.is_none() {
-        // Its program tells of none, or its record is closed to us: the engine knows what its containers take of the host's.
-        for container in run.containers.iter().filter(|container| container.running) {
-            let usage = engine.usage(&container.id).await.ok().flatten();
-            live.memory_bytes = live.memory_bytes.max(usage.and_then(|usage| usage.memory_bytes));
-        }
+        let running = run.containers.iter().filter(|container| container.running);
+        let usages = join_all(running.map(|container| engine.usage(&container.id)));
+        // An engine may take a second for each, and a list is worth less than that.
+        let usages = tokio::time::timeout(ENGINE, usages).await.unwrap_or_default();
+        live.memory_bytes = usages.into_iter().filter_map(|usage| usage.ok().flatten()?.memory_bytes).max();
     }
     live
+}
+
+/// The most memory that a rank had in the last samples.
+fn sampled(run: &OnEngine) -> Option<u64> {
+    const ROWS: u64 = 4 << 10;
+    let rows = last_bytes(&run.directory.join(usage::RANKS), ROWS).ok()?;
+    let most = usage::ranks(rows.as_slice()).into_iter().filter_map(|rank| rank.memory_bytes.peak).reduce(f64::max)?;
+    #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "bytes of a machine, saturating")]
+    Some(most as u64)
 }
