@@ -29,10 +29,7 @@ pub async fn run(args: &cli::Attach, settings: &Settings, mut screen: Screen, js
         return Err(Failure::bad(message).hint(format!("`evenkeel resume {name}` goes on from its last checkpoint")));
     }
     if course.past.last().is_some_and(|last| last.intent.trial) {
-        // Their folder has a name of its own, and their containers that of the job.
-        let (family, id) = name.split_once('/').unwrap_or((&name, ""));
-        let label = format!("{}/{id}", family.strip_suffix(find::FIT).unwrap_or(family));
-        return end_trial(course, &label, settings).await;
+        return end_trial(course, &name, settings).await;
     }
     let mut signals = Signals::take().map_err(|error| Failure::new(ExitCode::MachineNotReady, error))?;
     course.journal.append("attach", json!({ "pid": std::process::id() }))?;
@@ -167,7 +164,7 @@ fn check_devices(ready: &Ready, course: &Course, last: &Generation) -> Result<()
 pub(super) async fn end_trial(mut course: Course, name: &str, settings: &Settings) -> Result<ExitCode, Failure> {
     let engine = super::connect(settings).await?;
     course.journal.append("attach", json!({ "pid": std::process::id() }))?;
-    course.clear_away(&engine, name, None).await?;
+    course.clear_away(&engine, None).await?;
     let detail = json!({ "exit_code": ExitCode::Interrupted as u8, "state": "stopped", "failure": Value::Null });
     course.journal.append("end", detail)?;
     say(&format!("{name} was trial steps, which are not taken up: its containers are removed"));

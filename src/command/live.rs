@@ -119,13 +119,12 @@ pub fn hand(directory: &Path) -> Hand {
 #[must_use]
 pub fn is_ours(container: &Container) -> bool {
     let text = |name: &str| container.labels.get(name).map(String::as_str).unwrap_or_default();
-    let plain = [label::RUN, label::DIRECTORY].iter().all(|name| !text(name).is_empty());
     let id = text(label::RUN).split_once('/').map_or("", |(_, id)| id);
     let (generation, rank) = (generation(container), rank(container));
     let name = generation
         .zip(rank)
         .map(|(generation, rank)| launch::name(id, Path::new(text(label::DIRECTORY)), generation, rank as usize));
-    plain && name.as_deref() == Some(container.name.as_str())
+    name.as_deref() == Some(container.name.as_str())
 }
 
 /// The rank of a container.

@@ -22,20 +22,20 @@ pub async fn run(args: &cli::Prune, settings: &Settings, json: bool) -> Result<E
         return Err(Failure::bad(message).hint("`evenkeel ps` lists the runs of which it has"));
     }
     let meant = |run: &OnEngine| args.runs.is_empty() || args.runs.iter().any(|wanted| run.is_meant(wanted));
-    let meant: Vec<OnEngine> = all.into_iter().filter(meant).collect();
-    if let Some(held) = meant.iter().find(|run| !args.runs.is_empty() && run.hand() == Hand::Controller) {
-        let hint = format!("`evenkeel stop {}` ends it", held.run);
-        return Err(Failure::bad(format!("{} has a controller that lives", held.run)).hint(hint));
+    let (mut left, mut unknown) = (Vec::new(), Vec::new());
+    for run in all.into_iter().filter(meant) {
+        match run.hand() {
+            Hand::Controller if args.runs.is_empty() => {}
+            Hand::Controller => {
+                let hint = format!("`evenkeel stop {}` ends it", run.run);
+                return Err(Failure::bad(format!("{} has a controller that lives", run.run)).hint(hint));
+            }
+            // Somebody may well see through what cannot be looked into; who names it knows that nobody does.
+            Hand::Unknown if args.runs.is_empty() => unknown.push(run),
+            Hand::Nobody | Hand::Unknown => left.push(run),
+        }
     }
-    let of_hand = |hand: Hand| meant.iter().filter(move |run| run.hand() == hand).cloned();
-    let mut left: Vec<OnEngine> = of_hand(Hand::Nobody).collect();
-    // Somebody may well see through what cannot be looked into; who names it knows that nobody does.
-    let unknown = of_hand(Hand::Unknown);
-    if args.runs.is_empty() {
-        left_alone(&unknown.collect::<Vec<_>>(), "their records cannot be looked into from here", "named");
-    } else {
-        left.extend(unknown);
-    }
+    left_alone(&unknown, "their records cannot be looked into from here", "named");
     let may_go = |run: &OnEngine| run.owner == Some(settings.caller.uid) || args.force;
     let (ours, others): (Vec<OnEngine>, Vec<OnEngine>) = left.into_iter().partition(may_go);
     left_alone(&others, "they are other users'", "with `--force`");
@@ -74,15 +74,13 @@ pub async fn run(args: &cli::Prune, settings: &Settings, json: bool) -> Result<E
 }
 
 async fn remove(engine: &Engine, run: &OnEngine, settings: &Settings) -> Result<(), Failure> {
-    // Somebody may have taken it up while a person thought it over.
-    if run.hand() == Hand::Controller {
-        return Err(Failure::bad("a controller has taken it up meanwhile"));
-    }
-    let owned = run.owner == Some(settings.caller.uid);
-    if owned && run.hand() == Hand::Nobody {
-        stop::in_its_place(engine, run, false, settings, Screen::new(cli::Progress::Quiet)).await?;
-    } else {
-        stop::by_engine(engine, &run.containers, false).await?;
+    match run.hand() {
+        // While a person thought it over.
+        Hand::Controller => return Err(Failure::bad("a controller has taken it up meanwhile")),
+        Hand::Nobody if run.owner == Some(settings.caller.uid) => {
+            stop::in_its_place(engine, run, false, settings, Screen::new(cli::Progress::Quiet)).await?;
+        }
+        Hand::Nobody | Hand::Unknown => stop::by_engine(engine, &run.containers, false).await?,
     }
     stop::check_gone(engine, run).await
 }

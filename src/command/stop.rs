@@ -201,7 +201,7 @@ pub(super) async fn in_its_place(
     };
     if course.past.end.is_some() {
         // An engine may have made it for a controller that was dead by then.
-        return course.clear_away(engine, &orphan.run, None).await.map(drop);
+        return course.clear_away(engine, None).await.map(drop);
     }
     if course.past.last().is_some_and(|last| last.intent.trial) {
         return attach::end_trial(course, &orphan.run, settings).await.map(drop);

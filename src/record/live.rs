@@ -11,14 +11,13 @@ use super::regular;
 /// Whether a controller holds the journal.
 #[must_use]
 pub fn has_controller(run: &Path) -> bool {
-    is_held(&run.join(JOURNAL))
+    controller(run) == Some(true)
 }
 
 /// The same, or nothing where the journal cannot be looked into from here: it is somebody else's, on another machine, or gone.
 #[must_use]
 pub fn controller(run: &Path) -> Option<bool> {
-    let journal = run.join(JOURNAL);
-    regular::open(&journal).is_ok().then(|| is_held(&journal))
+    is_held(&run.join(JOURNAL))
 }
 
 /// Whether the agent of any rank lives, in a container of this machine.
@@ -28,7 +27,7 @@ pub fn has_agents(run: &Path) -> bool {
     files
         .map(|entry| entry.path())
         .filter(|path| path.extension().is_some_and(|end| end == "alive"))
-        .any(|path| is_held(&path))
+        .any(|path| is_held(&path) == Some(true))
 }
 
 /// Whether a controller or an agent works on the run.
@@ -37,11 +36,11 @@ pub fn is_live(run: &Path) -> bool {
     has_controller(run) || has_agents(run)
 }
 
-/// Whether somebody holds a file's lock. One that cannot be opened or asked is held by nobody that we could know of.
-fn is_held(path: &Path) -> bool {
-    let Ok(file) = regular::open(path) else { return false };
+/// Whether somebody holds a file's lock; nothing where it cannot be opened.
+fn is_held(path: &Path) -> Option<bool> {
+    let file = regular::open(path).ok()?;
     // Taken for a moment where it is free; closing the file gives it back.
-    flock(&file, FlockOperation::NonBlockingLockShared) == Err(rustix::io::Errno::WOULDBLOCK)
+    Some(flock(&file, FlockOperation::NonBlockingLockShared) == Err(rustix::io::Errno::WOULDBLOCK))
 }
 
 #[cfg(test)]

@@ -143,9 +143,8 @@ impl Drop for Journal {
 #[must_use]
 pub fn holder(run: &Path) -> Option<u32> {
     use std::os::fd::AsRawFd;
-    use std::os::unix::fs::MetadataExt;
     let journal = rustix::fs::open(run.join(JOURNAL), OFlags::PATH | OFlags::CLOEXEC, Mode::empty()).ok()?;
-    let inode = File::from(journal.try_clone().ok()?).metadata().ok()?.ino();
+    let inode = rustix::fs::fstat(&journal).ok()?.st_ino;
     let read = |path: &str| std::fs::read_to_string(path).ok();
     // Locks are listed by their file system's device, which a file's own need not be (btrfs). Its mount knows it.
     let info = read(&format!("/proc/self/fdinfo/{}", journal.as_raw_fd()))?;

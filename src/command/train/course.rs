@@ -77,11 +77,6 @@ impl Course {
         Ok(Self { run, journal, past: Past::default(), how: How::Begun, keeps_split: true })
     }
 
-    /// The run as containers are labelled with it.
-    fn name(&self, ready: &Ready) -> String {
-        format!("{}/{}", ready.prepared.job().name, self.run.id())
-    }
-
     /// Launches so far that followed a failure, as far as they count for what is to come.
     pub fn restarts(&self) -> u32 {
         self.past.last().filter(|_| self.how == How::Attached).map_or(0, |last| last.intent.restarts)
@@ -119,7 +114,7 @@ impl Course {
             Opening::TakeUp(generation) => Some(generation.number),
             Opening::Launch(_) | Opening::Stopped(..) => None,
         };
-        let gone = self.clear_away(&ready.engine, &self.name(ready), keep).await?;
+        let gone = self.clear_away(&ready.engine, keep).await?;
         for generation in &mut self.past.generations {
             let Generation { intent, unsettled, .. } = generation;
             unsettled.retain(|rank| intent.containers.get(*rank as usize).is_some_and(|name| !gone.contains(name)));
@@ -136,7 +131,7 @@ impl Course {
         let mut awaited: Vec<String> =
             self.past.generations.iter().flat_map(Generation::unsettled).map(str::to_owned).collect();
         loop {
-            for gone in self.clear_away(&ready.engine, &self.name(ready), None).await? {
+            for gone in self.clear_away(&ready.engine, None).await? {
                 awaited.retain(|name| *name != gone);
             }
             if awaited.is_empty() || since.elapsed() > LATE {
@@ -147,9 +142,9 @@ impl Course {
     }
 
     /// Removes the run's containers but those of the launch that is to be kept; the names of those that are gone.
-    pub async fn clear_away(&mut self, engine: &Engine, name: &str, keep: Option<u32>) -> Result<Vec<String>, Failure> {
+    pub async fn clear_away(&mut self, engine: &Engine, keep: Option<u32>) -> Result<Vec<String>, Failure> {
         let mut gone = Vec::new();
-        for container in engine.list(&format!("{}={name}", label::RUN)).await? {
+        for container in engine.list(label::RUN).await? {
             let number = |label: &str| container.labels.get(label).and_then(|text| text.parse::<u32>().ok());
             let here =
                 container.labels.get(label::DIRECTORY).is_some_and(|folder| self.run.path() == Path::new(folder));
