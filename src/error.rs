@@ -76,6 +76,12 @@ impl Failure {
         self.code
     }
 
+    /// What the person can do about it.
+    #[must_use]
+    pub fn advice(&self) -> Option<&str> {
+        self.hint.as_deref()
+    }
+
     /// The error and its causes, as one line.
     #[must_use]
     pub fn message(&self) -> String {

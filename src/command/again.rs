@@ -74,12 +74,13 @@ impl Again {
             places: Some(places),
         };
         let any = matches!(on, On::Any) && !asked("device") && !asked("gpus");
+        // Parts of the processors are nobody's alone: they are what the job asks for.
+        let alone = |device: &String| !device.starts_with("cpu:");
         let own: Vec<String> = match on {
-            On::Own(plan) => plan.ranks.iter().map(|rank| rank.device.clone()).collect(),
+            On::Own(plan) => plan.ranks.iter().map(|rank| rank.device.clone()).filter(alone).collect(),
             On::Same | On::Any => Vec::new(),
         };
-        // Parts of the processors are nobody's alone: they are what the job asks for.
-        if matches!(on, On::Own(plan) if plan.ranks.iter().all(|rank| !rank.device.starts_with("cpu:"))) {
+        if !own.is_empty() {
             resolved.job.device = DeviceRequest::Gpus(own.iter().cloned().map(GpuName::Uuid).collect());
             device_from(&mut resolved, "the devices that it has");
         }

@@ -102,7 +102,5 @@ async fn look_at(engine: &Engine, run: &OnEngine) -> Live {
 fn sampled(run: &OnEngine) -> Option<u64> {
     const ROWS: u64 = 4 << 10;
     let rows = last_bytes(&run.directory.join(usage::RANKS), ROWS).ok()?;
-    let most = usage::ranks(rows.as_slice()).into_iter().filter_map(|rank| rank.memory_bytes.peak).reduce(f64::max)?;
-    #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "bytes of a machine, saturating")]
-    Some(most as u64)
+    usage::ranks(rows.as_slice()).iter().filter_map(|rank| rank.memory_bytes.peak_bytes()).max()
 }

@@ -36,20 +36,46 @@ pub struct Told {
     pub course: Vec<Epoch>,
 }
 
+/// Which launch's validation of an epoch counts, as a rank tells of it.
+#[derive(Clone, Debug, Default)]
+pub struct Launches {
+    /// The last that made a step of an epoch, and that of the validation that counts so far, by epoch.
+    trained: BTreeMap<u32, u32>,
+    validated: BTreeMap<u32, u32>,
+}
+
+impl Launches {
+    /// Takes note of a step.
+    pub fn step(&mut self, epoch: u32, generation: u32) {
+        let last = self.trained.entry(epoch).or_insert(generation);
+        *last = generation.max(*last);
+    }
+
+    /// Whether a validation takes the place of what there was of its epoch. One that another launch repeated counts as it was repeated. A second one
+    /// within a launch, or of one that did not make the epoch, is that of the best weights, at the end.
+    pub fn validation(&mut self, epoch: u32, generation: u32) -> bool {
+        let repeats = || self.trained.get(&epoch).is_none_or(|last| *last == generation);
+        let counts = self.validated.get(&epoch).is_none_or(|known| *known < generation && repeats());
+        if counts {
+            self.validated.insert(epoch, generation);
+        }
+        counts
+    }
+}
+
 /// Reads the events of a rank. What is no event of ours is passed over, as is a first line that is not whole.
 #[must_use]
 pub fn events(bytes: &[u8]) -> Told {
     let mut told = Told::default();
     let mut losses: BTreeMap<u32, (f64, u32)> = BTreeMap::new();
-    // The last launch that made a step of an epoch, and the launch of a validation.
-    let mut trained: BTreeMap<u32, u32> = BTreeMap::new();
-    let mut validations: BTreeMap<u32, (u32, Epoch)> = BTreeMap::new();
+    let mut launches = Launches::default();
+    let mut validations: BTreeMap<u32, Epoch> = BTreeMap::new();
     let records = bytes.split(|byte| *byte == b'\n').filter_map(|line| serde_json::from_slice::<Record>(line).ok());
     for record in records {
         let generation = record.generation;
         match record.event {
             Event::Step { epoch, epochs, step, images, loss, memory_bytes, time_ms, .. } => {
-                trained.insert(epoch, generation);
+                launches.step(epoch, generation);
                 told.epochs = Some(u64::from(epochs));
                 told.last_step = Some(step);
                 told.images += images;
@@ -61,20 +87,17 @@ pub fn events(bytes: &[u8]) -> Told {
                 }
             }
             Event::Metrics { epoch, values } => {
-                // An epoch that another launch repeated counts as it was repeated. A second one within a launch, or of one that did not make
-                // the epoch, is that of the best weights, at the end.
-                let repeats = || trained.get(&epoch).is_none_or(|last| *last == generation);
-                if validations.get(&epoch).is_some_and(|(known, _)| *known >= generation || !repeats()) {
+                if !launches.validation(epoch, generation) {
                     continue;
                 }
                 let loss = sum_of_losses(values.iter().map(|(name, value)| (name.as_str(), Some(*value))));
                 let map50 = values.get(MAP50).copied();
-                validations.insert(epoch, (generation, Epoch { epoch: u64::from(epoch) + 1, loss, map50 }));
+                validations.insert(epoch, Epoch { epoch: u64::from(epoch) + 1, loss, map50 });
             }
             _ => {}
         }
     }
-    told.course = validations.into_values().map(|(_, epoch)| epoch).collect();
+    told.course = validations.into_values().collect();
     for epoch in &mut told.course {
         let of_steps = u32::try_from(epoch.epoch - 1).ok().and_then(|number| losses.get(&number));
         epoch.loss = epoch.loss.or(of_steps.map(|(sum, count)| sum / f64::from(*count)));

@@ -125,6 +125,13 @@ pub struct Foreign {
 }
 
 impl Gauge {
+    /// The most, of bytes.
+    #[must_use]
+    pub fn peak_bytes(&self) -> Option<u64> {
+        #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "bytes of a machine, saturating")]
+        self.peak.map(|peak| peak as u64)
+    }
+
     fn add(&mut self, time_ms: u64, value: Option<f64>) {
         let value = value.filter(|value| value.is_finite());
         self.course.add(time_ms, value);

@@ -4,6 +4,8 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use evenkeel_wire::{Event, Record};
 
+use crate::record::told::Launches;
+
 /// Trouble, at most, and notes beside it: a training that steps down at every turn says so in fewer.
 const HAPPENED: usize = 200;
 /// Columns of a table, at most: trainers have some fifteen, and a file may claim a million for each of its rows.
@@ -106,8 +108,8 @@ pub struct Heard {
     pub first_steps: BTreeMap<u32, u64>,
     /// Numbers of the validations, by epoch from 1.
     pub metrics: BTreeMap<u64, BTreeMap<String, f64>>,
-    /// By epoch from 1: the launch that `metrics` is of, and the last that made a step of it; 0 for none.
-    launches: BTreeMap<u64, (u32, u32)>,
+    /// The launches that `metrics` is of.
+    launches: Launches,
     /// How each rank reached the others.
     pub transports: BTreeMap<u32, String>,
     /// What happened on the way.
@@ -141,8 +143,7 @@ impl Heard {
         match &record.event {
             Event::Step { epoch, step, images, loss, lr, time_ms, .. } => {
                 if rank == 0 {
-                    let (_, trained) = self.launches.entry(u64::from(*epoch) + 1).or_default();
-                    *trained = (*trained).max(generation);
+                    self.launches.step(*epoch, generation);
                 }
                 let first = self.first_steps.entry(generation).or_insert(*step);
                 *first = (*first).min(*step);
@@ -159,16 +160,8 @@ impl Heard {
                     sum.slowest_ms = sum.slowest_ms.max(*time_ms);
                 }
             }
-            Event::Metrics { epoch, values } if rank == 0 => {
-                let epoch = u64::from(*epoch) + 1;
-                let (validated, trained) = self.launches.entry(epoch).or_default();
-                // An epoch that another launch repeated counts as it was repeated. A second one within a launch, or of one that did not make
-                // the epoch, is that of the best weights, at the end.
-                let repeated = *validated < generation && (*trained == 0 || *trained == generation);
-                if *validated == 0 || repeated {
-                    *validated = generation;
-                    self.metrics.insert(epoch, values.clone());
-                }
+            Event::Metrics { epoch, values } if rank == 0 && self.launches.validation(*epoch, generation) => {
+                self.metrics.insert(u64::from(*epoch) + 1, values.clone());
             }
             Event::Preflight { ok, transport, message, .. } => {
                 self.transports.extend(transport.clone().map(|transport| (rank, transport)));

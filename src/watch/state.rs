@@ -33,16 +33,24 @@ pub struct RunState {
     arrivals: u32,
 }
 
+/// A bad end of a program.
+#[derive(Clone, Copy, Debug)]
+struct Fall {
+    /// Its place in the order of ends.
+    order: u32,
+    program: ProgramEnd,
+    /// Nobody had been asked to end by then.
+    unasked: bool,
+}
+
 #[derive(Debug, Default)]
 struct Rank {
     stage: Stage,
     failure: Option<Reason>,
     /// That the generation was ended because it stood still, and its place in the order of ends.
     stalled: Option<u32>,
-    /// That its program ended badly, told before its spool is sealed, and its place in the order of ends.
-    fell: Option<(u32, ProgramEnd)>,
-    /// It did before anybody was asked to end.
-    fell_unasked: bool,
+    /// That its program ended badly, told before its spool is sealed.
+    fell: Option<Fall>,
     end: Option<RankEnd>,
     /// Whether its container was left on the engine, as far as anybody knows.
     left: bool,
@@ -337,8 +345,7 @@ impl RunState {
                 match self.ranks.get_mut(rank as usize) {
                     // Its agent is asked along with the others, which ends what the program left behind.
                     Some(state) if state.fell.is_none() && state.end.is_none() => {
-                        state.fell = Some((order, ProgramEnd { code, signal }));
-                        state.fell_unasked = unasked;
+                        state.fell = Some(Fall { order, program: ProgramEnd { code, signal }, unasked });
                         self.arrivals += 1;
                         self.fail(now)
                     }
@@ -505,11 +512,11 @@ impl RunState {
         let Some(state) = self.ranks.get_mut(rank as usize).filter(|state| state.end.is_none()) else {
             return false;
         };
-        let order = state.stalled.or(state.fell.map(|(order, _)| order)).unwrap_or(arrival);
-        let program = state.fell.map(|(_, program)| program);
+        let order = state.stalled.or(state.fell.map(|fall| fall.order)).unwrap_or(arrival);
+        let program = state.fell.map(|fall| fall.program);
         // A trainer that we end falls as well, a moment before its log is sealed.
         let by_us = match how {
-            How::Sealed { stopped, .. } => stopped && !state.fell_unasked,
+            How::Sealed { stopped, .. } => stopped && state.fell.is_some_and(|fall| !fall.unasked),
             How::Unsealed { .. } | How::NotStarted { .. } => false,
         };
         let asked = ending && (program.is_none() || by_us) && state.stalled.is_none();

@@ -7,6 +7,7 @@ use sha2::{Digest, Sha256};
 use super::Prepared;
 use super::model::{local_model, mounted_model};
 use crate::command::fetch;
+use crate::dataset::hex;
 use crate::error::{ExitCode, Failure};
 use crate::job::Trainer;
 use crate::launch::Mount;
@@ -87,7 +88,7 @@ impl Prepared {
             digest.update([0]);
         }
         digest.update(data.data.path.as_bytes());
-        Some(digest.finalize().iter().take(8).map(|byte| format!("{byte:02x}")).collect())
+        Some(hex(&digest.finalize()[..8]))
     }
 
     /// What the containers must see of data and weights.

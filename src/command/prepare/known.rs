@@ -9,6 +9,7 @@ use super::model::local_model;
 use super::{Prepared, planned};
 use crate::command::fetch::local_data;
 use crate::command::image::options;
+use crate::dataset::hex;
 use crate::error::Failure;
 use crate::fit::Heard;
 use crate::fit::render::most_images;
@@ -318,7 +319,7 @@ impl Prepared {
         let times: Vec<_> = data.data.train.iter().chain(&data.data.val).map(changed).collect();
         let mut digest = Sha256::new();
         digest.update(format!("{times:?}"));
-        let stamp: String = digest.finalize().iter().take(4).map(|byte| format!("{byte:02x}")).collect();
+        let stamp = hex(&digest.finalize()[..4]);
         Some(format!("{} {} {stamp}", self.place_of_data()?, data.train.images))
     }
 }

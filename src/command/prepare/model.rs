@@ -5,6 +5,7 @@ use std::path::Path;
 use sha2::{Digest, Sha256};
 
 use crate::command::fetch;
+use crate::dataset::hex;
 use crate::error::{ExitCode, Failure};
 use crate::launch::Mount;
 
@@ -24,7 +25,7 @@ impl Model {
         let content = || {
             let mut digest = Sha256::new();
             std::io::copy(&mut std::fs::File::open(&mount.source).ok()?, &mut digest).ok()?;
-            Some(digest.finalize().iter().map(|byte| format!("{byte:02x}")).collect())
+            Some(hex(&digest.finalize()))
         };
         self.content.get_or_init(content).clone()
     }

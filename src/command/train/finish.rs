@@ -76,7 +76,8 @@ pub(super) fn never_launched(run: &RunDir, failure: &Failure) {
     if begun.is_none() || since.iter().any(|entry| matches!(entry.entry.as_str(), "create" | "attach" | "end")) {
         return;
     }
-    let failed = json!({ "rank": null, "class": "infrastructure", "message": failure.message(), "advice": failure.to_json()["hint"] });
+    let failed =
+        json!({ "rank": null, "class": "infrastructure", "message": failure.message(), "advice": failure.advice() });
     let detail = json!({
         "exit_code": failure.code() as u8, "state": "failed", "failure": failed, "generations": 0, "devices": [],
         "epochs_done": null, "epochs": null, "metrics": {},

@@ -35,7 +35,7 @@ fn ranks(ranks: &[RankUsage], planned: &[Attempt], look: Look) -> Vec<String> {
     let mut rows = vec![["rank", "CPU", "at most", "", "memory", "", "predicted", "limit"].map(str::to_owned)];
     for rank in ranks {
         let plan = planned.iter().find(|plan| plan.rank == rank.rank);
-        let peak = whole(rank.memory_bytes.peak);
+        let peak = rank.memory_bytes.peak_bytes();
         // What is predicted for a rank on a GPU is the GPU's memory.
         let plan = plan.filter(|plan| plan.device.starts_with("cpu"));
         rows.push([
@@ -62,7 +62,7 @@ fn devices(devices: &[DeviceUsage], look: Look) -> Vec<String> {
         let degrees = if look.unicode { temperature } else { temperature.map(|text| text.replace('°', "")) };
         rows.push([
             plain(&short(&device.device)),
-            whole(device.memory_used_bytes.peak).map(bytes).unwrap_or_default(),
+            device.memory_used_bytes.peak_bytes().map(bytes).unwrap_or_default(),
             device.memory_total_bytes.map(bytes).unwrap_or_default(),
             chart(&device.memory_used_bytes, look),
             percent(device.utilization_percent.mean),
@@ -108,9 +108,4 @@ fn chart(gauge: &Gauge, look: Look) -> String {
 
 fn percent(value: Option<f64>) -> String {
     value.map(|value| format!("{value:.0} %")).unwrap_or_default()
-}
-
-#[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "bytes of a machine, saturating")]
-fn whole(value: Option<f64>) -> Option<u64> {
-    value.map(|value| value as u64)
 }
