@@ -5,7 +5,9 @@ use std::time::{Duration, Instant};
 use serde_json::Value;
 
 use crate::needs_engine;
-use crate::support::{Ended, Place, Running, containers, docker, entries, image, job, nothing_left, sample, until};
+use crate::support::{
+    Ended, Place, Running, both_up, containers, docker, entries, image, job, nothing_left, sample, until,
+};
 
 /// Lines that each rank writes.
 const LINES: usize = 20;
@@ -179,7 +181,7 @@ fn a_run_that_was_asked_to_end_ends_though_its_controller_died() {
         "volumes: [.:/place]\n",
     );
     let controller = Running::start(place.evenkeel(&["train", "job.yaml"]));
-    until("both", || (place.path().join("up-0").exists() && place.path().join("up-1").exists()).then_some(()));
+    both_up(&place);
     controller.signal("INT");
     until("the signal in the journal", || entries(&place.journal(), "signal").first().map(|_| ()));
     controller.signal("KILL");
@@ -201,7 +203,7 @@ fn an_heir_is_a_controller_in_full() {
     let mut command = place.evenkeel(&["train", "job.yaml"]);
     command.env("HOOK", "http://127.0.0.1:9/");
     let controller = Running::start(command);
-    until("both", || (0..2).all(|rank| place.path().join(format!("up-{rank}")).exists()).then_some(()));
+    both_up(&place);
     controller.signal("KILL");
     let _ = controller.end();
     // Who is told of it is not known to the heir, which is no reason to leave the run alone.

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use serde_json::Value;
 
 use crate::needs_engine;
-use crate::support::{Ended, Place, Running, containers, docker, entries, image, job, nothing_left, until};
+use crate::support::{Ended, Place, Running, both_up, containers, docker, entries, image, job, nothing_left, until};
 
 /// A job whose ranks run until they are asked to end, and tell a step.
 fn endless(place: &Place, more: &str) {
@@ -20,7 +20,7 @@ fn endless(place: &Place, more: &str) {
 }
 
 fn up(place: &Place) {
-    until("both", || (0..2).all(|rank| place.path().join(format!("up-{rank}")).exists()).then_some(()));
+    both_up(place);
     // What a rank has written is a moment later in its spool.
     until("both events", || {
         (0..2).all(|rank| place.events(rank).iter().any(|event| event["event"]["kind"] == "step")).then_some(())
@@ -123,7 +123,7 @@ fn what_is_left_is_shown_before_it_is_removed() {
     for (place, name) in [(&place, "leftover"), (&lost, "lost")] {
         endless(place, &format!("name: {name}\n"));
         let controller = Running::start(place.evenkeel(&["train", "job.yaml"]));
-        until("both", || (0..2).all(|rank| place.path().join(format!("up-{rank}")).exists()).then_some(()));
+        both_up(place);
         controller.signal("KILL");
         let _ = controller.end();
     }
@@ -185,7 +185,7 @@ fn at_once_leaves_trainers_no_time() {
         "volumes: [.:/place]\nstop_grace_period: 100s\n",
     );
     let controller = Running::start(place.evenkeel(&["train", "job.yaml"]));
-    until("both", || (0..2).all(|rank| place.path().join(format!("up-{rank}")).exists()).then_some(()));
+    both_up(&place);
     place.run(&["stop", "job", "--timeout", "1"]).with_code(3).saying("has not ended after 1 s");
     place.run(&["stop", "job", "--now"]).with_code(0);
     controller.end().with_code(130);

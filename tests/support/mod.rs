@@ -341,6 +341,11 @@ pub fn until<T>(what: &str, mut holds: impl FnMut() -> Option<T>) -> T {
     }
 }
 
+/// Waits until both ranks have made their file, `up-RANK` in the place.
+pub fn both_up(place: &Place) {
+    until("both", || (0..2).all(|rank| place.path().join(format!("up-{rank}")).exists()).then_some(()));
+}
+
 /// Sends a signal to a program of ours.
 pub fn signal(child: &Child, name: &str) {
     let pid = child.id().to_string();

@@ -251,7 +251,8 @@ class Trainer(DetectionTrainer):
             # Rank 0 alone knows yet that patience has come to its end.
             self.over = self.stop
             ends = self.stop or self.epoch + 1 >= self.until_epoch
-            if ends and not self.args.save:
+            # The last epoch's is written with the model, whatever the settings say of saving.
+            if ends and not self.args.save and self.epoch + 1 < self.epochs:
                 with self.process.writing:
                     state.write(self, self.output / "weights")
             self.stop = ends
